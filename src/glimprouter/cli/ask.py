@@ -1,0 +1,79 @@
+"""`glimprouter ask`: one question, answered by two models before your eyes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+
+from glimprouter.cli.options import pair_options, routing_options, sampling_options, settings
+from glimprouter.cli.screen import Screen
+from glimprouter.config import Config
+from glimprouter.errors import RequestError
+from glimprouter.flow import request as requests
+from glimprouter.flow import trace as traces
+from glimprouter.flow.answer import Started
+from glimprouter.flow.trace import Trace
+from glimprouter.pair import UNCALIBRATED, open_pair
+from glimprouter.policies import check_policy
+
+
+@click.command("ask")
+@click.argument("question")
+@pair_options
+@routing_options
+@sampling_options
+@click.option("--system", help="System prompt.")
+@click.option("--stop", multiple=True, help="End the answer before this text; may be given several times.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole trace as one JSON object instead.")
+@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Append the trace to this JSON Lines file.")
+@click.option("--no-color", is_flag=True, help="Plain text.")
+def command(
+    question: str, system: str | None, stop: tuple[str, ...], as_json: bool, trace_path: Path | None, no_color: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Ask QUESTION (- reads it from standard input). Each step stands in its author's colour, H_init beside it."""
+    config = settings(options)
+    check_policy(config.routing.policy)
+    text = sys.stdin.read() if question == "-" else question
+    request = requests.ask(text.strip(), system=system, routing=config.routing, sampling=config.sampling, stop=stop)
+    if trace_path:
+        traces.check_writable(trace_path)
+    console = Console(no_color=no_color or None, highlight=False, quiet=as_json)
+    trace = asyncio.run(_answer(request, config, console))
+    if trace is None:
+        raise RequestError("interrupted before the answer began")
+    if trace_path:
+        traces.append(trace_path, trace)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(trace), indent=1))
+    if trace.error:
+        if as_json:
+            click.echo(f"glimprouter: {trace.error}", err=True)
+        sys.exit(130 if trace.error == "cancelled" else 1)
+
+
+async def _answer(request: requests.Request, config: Config, console: Console) -> Trace | None:
+    """The trace of the answer, whole or broken off; None where Ctrl-C came before it began."""
+    trace: Trace | None = None
+    screen = Screen(console)
+    try:
+        async with open_pair(config.small, config.large, names=config.models) as pair:
+            if pair.threshold_nats is None and request.routing.threshold is None and request.routing.policy == "glimpse":
+                Console(stderr=True, highlight=False).print(UNCALIBRATED, style="dim")
+            async with aclosing(pair.router().stream(request)) as events:
+                async for event in events:
+                    if isinstance(event, Started):
+                        trace = event.trace
+                    screen.show(event)
+    except asyncio.CancelledError:
+        # Ctrl-C: both engines are stopped by now; what was written is still shown and kept.
+        if trace is not None:
+            screen.finish(trace)
+    return trace

@@ -1,0 +1,151 @@
+"""Settings: frozen dataclasses, each default once, read from TOML; unknown keys are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from glimprouter.errors import ConfigError
+
+__version__ = "0.1.0"
+
+Side = Literal["small", "large"]
+SIDES: tuple[Side, Side] = ("small", "large")
+
+PUBLISHED_THRESHOLD_NATS = 0.9
+"""The paper's tau. It does not travel between pairs: calibrate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Engines' own defaults never apply: every field is sent with every call.
+
+    Engines count penalties over the output of one call, so they begin anew at each hand-over.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 0.0, 5.0)
+        _number("top_p", self.top_p, 0.0, 1.0, above=True)
+        _number("top_k", self.top_k, 0, 10**6)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _number("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats."""
+
+    policy: str = "glimpse"
+    threshold: float | None = None
+    random_p: float = 0.5
+    first_large_steps: int = 0
+    answer_by: Side = "large"
+    min_step_tokens: int = 4
+    max_step_tokens: int = 512
+    max_thinking_tokens: int = 8192
+    max_answer_tokens: int = 2048
+    glimpse_top: int = 20
+    loop_repeats: int = 3
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            _number("threshold", self.threshold, 0.0, 100.0)
+        _number("random_p", self.random_p, 0.0, 1.0)
+        _number("first_large_steps", self.first_large_steps, 0, 10**6)
+        if self.answer_by not in ("small", "large"):
+            raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")
+        _number("min_step_tokens", self.min_step_tokens, 0, 10**4)
+        _number("max_step_tokens", self.max_step_tokens, 1, 10**6)
+        _number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
+        _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
+        _number("glimpse_top", self.glimpse_top, 2, 1000)
+        _number("loop_repeats", self.loop_repeats, 2, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration file. `models` gives names to addresses and files: `--small NAME`."""
+
+    small: str | None = None
+    large: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    routing: Routing = field(default_factory=Routing)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file; every error names the key, what was given and what is accepted."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); give a TOML file", field="config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not valid TOML ({error})", field="config") from error
+    return from_table(Config, table, where=str(path))
+
+
+T = TypeVar("T")
+
+
+def from_table(kind: type[T], table: dict[str, Any], *, where: str, prefix: str = "") -> T:
+    """Build a dataclass from a table, refusing unknown keys and wrong types."""
+    hints = typing.get_type_hints(kind)
+    known = {f.name: hints[f.name] for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"{where}: unknown key {name!r}; accepted: {', '.join(known)}.{hint}", field=name)
+        expected = known[key]
+        if dataclasses.is_dataclass(expected):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {name} must be a table, [{name}]", field=name)
+            value = from_table(typing.cast("type[Any]", expected), value, where=where, prefix=f"{name}.")
+        elif not _fits(value, expected):
+            shown = getattr(expected, "__name__", None) or str(expected)
+            raise ConfigError(f"{where}: {name} is {value!r}; accepted: {shown}", field=name)
+        values[key] = value
+    return kind(**values)
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    origin = typing.get_origin(expected)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, option) for option in typing.get_args(expected))
+    if origin is Literal:
+        return value in typing.get_args(expected)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, expected)
+
+
+def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    """`low <= value <= high`, or `low < value` where `above`; never NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ConfigError(f"{name} is {value!r}; accepted: a number from {low:g} to {high:g}", field=name)
+    if not low <= value <= high or (above and value == low):
+        bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
+        raise ConfigError(f"{name} is {value:g}; accepted: {bounds}", field=name)

@@ -1,0 +1,182 @@
+"""Carries out what a policy wants on the two writers, and keeps the trace while doing so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from glimprouter.config import SIDES, Side
+from glimprouter.flow.answer import Event, HoldBack, StepFinished, StepStarted, Text
+from glimprouter.flow.engine import Token
+from glimprouter.flow.glimpse import Glimpse, glimpse_of
+from glimprouter.flow.moves import StepPolicy
+from glimprouter.flow.request import Request
+from glimprouter.flow.steps import LoopWatch, Mark, Splitter
+from glimprouter.flow.trace import AnswerText, Step, StepEnd, ThoughtEnd, Trace
+from glimprouter.flow.writer import Passage, Writer, WriterPair
+
+_THOUGHT_ENDS: dict[StepEnd, ThoughtEnd] = {
+    "closed": "closed",
+    "end_token": "end_token",
+    "budget": "thinking_budget",
+    "context": "context",
+}
+
+ANSWER_RESERVE_TOKENS = 16
+"""Of each context, kept free for closing the thought and the beginning of an answer."""
+
+
+class Dispatch:
+    """One answer under way. `thinking` is true until the thought has ended, for whatever reason."""
+
+    def __init__(
+        self, request: Request, pair: WriterPair, trace: Trace, *, begun: float, clock: Callable[[], float]
+    ) -> None:
+        self._request = request
+        self._pair = pair
+        self._trace = trace
+        self._clock = clock
+        self._begun = self._step_begun = begun
+        self._room_tokens = min(pair[side].prompt.room_tokens for side in SIDES) - ANSWER_RESERVE_TOKENS
+        self._glimpses: dict[Side, Glimpse] = {}
+        self._opened = False
+        self._rounds = 0
+        routing = request.routing
+        self._tokens = 0
+        self._loops = LoopWatch(routing.loop_repeats)
+        self._splitter = Splitter(
+            close_tag=pair["small"].prompt.format.close_tag,
+            min_step_tokens=routing.min_step_tokens,
+            max_step_tokens=routing.max_step_tokens,
+        )
+        self.thinking = True
+
+    async def decide(self, policy: StepPolicy) -> Side:
+        """Run the policy's plan for the next step: carry out its moves, return its verdict."""
+        self._glimpses, self._opened = {}, False
+        plan = policy.plan(self._trace)
+        try:
+            move = next(plan)
+            while True:
+                writer = self._pair[move.who]
+                self._opened |= not writer.is_open
+                glimpse = await writer.look(len(self._trace.steps))
+                self._glimpses[move.who] = glimpse
+                move = plan.send(glimpse)
+        except StopIteration as verdict:
+            return verdict.value.who  # type: ignore[no-any-return]
+        finally:
+            plan.close()
+
+    async def write(self, who: Side) -> AsyncIterator[Event]:
+        """Let `who` write the next step to its end, streaming it; the other hears of it."""
+        writer = self._pair[who]
+        step = Step(index=len(self._trace.steps), author=who, glimpse=self._glimpses.get("small"))
+        step.handover = self._opened or not writer.is_open
+        self._trace.steps.append(step)
+        yield StepStarted(step)
+        guard = HoldBack(writer.prompt.format.close_tag)
+        end: StepEnd | None = None
+        while end is None:
+            token = await writer.take(step.index)
+            mark = self._append(step, writer, token)
+            if shown := guard.feed(token.text):
+                self._note_first_text()
+                yield Text(who, "thought", shown)
+            end = self._end_of(token, mark)
+        if rest := guard.flush():
+            yield Text(who, "thought", rest)
+        self._finish(step, end)
+        self._pair.other(who).hear(self._passage(step, writer))
+        yield StepFinished(step)
+
+    def _append(self, step: Step, writer: Writer, token: Token) -> Mark:
+        if not step.ids:
+            step.wait_ms = (self._clock() - self._step_begun) * 1000
+        if token.id < 0:
+            return Mark.OPEN
+        if step.glimpse is None and writer.side == "small" and token.top and not token.text.isspace():
+            step.glimpse = glimpse_of(token, writer.facts.vocabulary_size)
+        step.ids.append(token.id)
+        step.text += token.text
+        self._tokens += 1
+        return self._splitter.token(token.text)
+
+    def _end_of(self, token: Token, mark: Mark) -> StepEnd | None:
+        if mark is Mark.CLOSED:
+            return "closed"
+        if token.finish == "stop":
+            return "end_token"
+        if self._tokens >= self._request.routing.max_thinking_tokens:
+            return "budget"
+        if token.finish == "length" or self._tokens >= self._room_tokens:
+            return "context"
+        if mark is Mark.BOUNDARY:
+            return "boundary"
+        return "forced" if mark is Mark.FORCED else None
+
+    def _finish(self, step: Step, end: StepEnd) -> None:
+        now = self._clock()
+        step.end = end
+        step.wall_ms = (now - self._step_begun) * 1000
+        self._step_begun = now
+        if end in _THOUGHT_ENDS:
+            self._end_thought(_THOUGHT_ENDS[end])
+            return
+        step.loop_cycle_steps = self._loops.step(step.text)
+        self._rounds = self._rounds + 1 if step.loop_cycle_steps else 0
+        if self._rounds > self._request.routing.loop_repeats:
+            self._end_thought("loop")
+
+    def _end_thought(self, how: ThoughtEnd) -> None:
+        self._trace.thought_end = how
+        self._trace.thought_ms = (self._clock() - self._begun) * 1000
+        self.thinking = False
+
+    def _note_first_text(self) -> None:
+        if not self._trace.first_token_ms:
+            self._trace.first_token_ms = (self._clock() - self._begun) * 1000
+
+    def _passage(self, step: Step, writer: Writer) -> Passage:
+        """A step as the other model takes it over: without the closing tag, which every family encodes its own way."""
+        if step.end != "closed":
+            return Passage(step.text, tuple(step.ids), writer.facts.vocabulary)
+        tag, close_ids = writer.prompt.format.close_tag, writer.prompt.close_ids
+        body = step.text.rpartition(tag)[0]
+        tag_alone = not self._splitter.after_close and tuple(step.ids[-len(close_ids) :]) == close_ids
+        ids = tuple(step.ids[: -len(close_ids)]) if tag_alone else None
+        return Passage(body, ids, writer.facts.vocabulary)
+
+    async def answer(self) -> AsyncIterator[Event]:
+        """Have the answer written. Whoever did not close the thought itself is given the close in its own tags."""
+        who = self._request.routing.answer_by
+        writer = self._pair[who]
+        trace = self._trace
+        closed_by = trace.steps[-1].author if trace.thought_end == "closed" and trace.steps else None
+        if closed_by is None:
+            lead = "" if trace.steps and trace.steps[-1].text.endswith("\n") else "\n"
+            trace.router_close = lead + writer.prompt.format.close_tag
+            await writer.close_thought(lead)
+        elif closed_by != who:
+            await writer.close_thought("")
+        answer = trace.answer = AnswerText(author=who)
+        writer.allow(self._request.routing.max_answer_tokens)
+        begun = self._clock()
+        guard = HoldBack(*self._request.stop)
+        shown = guard.feed(self._splitter.after_close or "") if closed_by == who else ""
+        answer.text = shown
+        while not guard.hit:
+            token = await writer.take(len(trace.steps))
+            if token.id >= 0:
+                answer.ids.append(token.id)
+            fresh = guard.feed(token.text) + (guard.flush() if token.finish and not guard.hit else "")
+            answer.text += fresh
+            if fresh:
+                self._note_first_text()
+                yield Text(who, "answer", fresh if shown.strip() else fresh.lstrip())
+                shown = answer.text
+            if token.finish or len(answer.ids) >= self._request.routing.max_answer_tokens:
+                answer.end = token.finish or "length"
+                break
+        if guard.hit:
+            answer.end = "stop_string"
+        trace.answer_ms = (self._clock() - begun) * 1000

@@ -1,0 +1,97 @@
+"""What the loop needs of an engine: token ids in, tokens out, nothing remembered between calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from glimprouter.config import Sampling
+
+__all__ = ["Engine", "EngineFacts", "Finish", "Message", "Sampling", "Token", "Usage"]
+
+Message = dict[str, str]
+"""A chat message: `role` (system, user or assistant) and `content`."""
+
+Finish = Literal["stop", "length"]
+"""Why an engine ended a stream: its own end token, or the number of tokens it was allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as drawn.
+
+    `text` may be empty while a character is incomplete; the token that completes it carries all of it. `top` holds
+    the k most likely (id, natural-log probability) of the raw distribution at temperature 1, best first, and is
+    empty where none were asked for or the engine had none. `finish` is set on the last item of a stream, which may
+    be a token or, with id -1 and no text, the end alone. An end token drawn is reported as the latter.
+    """
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says of its model. `vocabulary` is a fingerprint: equal ones exchange ids instead of text."""
+
+    model: str
+    context_tokens: int
+    vocabulary_size: int
+    vocabulary: str
+    chat_template: str
+
+
+@dataclass(slots=True)
+class Usage:
+    """What one call cost, filled in as the engine reports it.
+
+    `cached_tokens` of the prompt were not processed again. `generated_tokens` counts every token that arrived, also
+    those that nobody took from the stream.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
+class Engine(Protocol):
+    """Where a model runs. Stateless: every call carries its whole prefix. Safe for concurrent calls.
+
+    Every method raises EngineUnavailable, EngineTimeout or EngineProtocolError; `generate` and `prefill` raise
+    ContextError where the prefix does not fit.
+    """
+
+    name: str
+
+    async def facts(self) -> EngineFacts: ...
+
+    async def render(self, messages: Sequence[Message]) -> str:
+        """The chat as the model's template writes it, with the generation prompt at its end."""
+        ...
+
+    async def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Ids of a text, without BOS; `special` lets control tokens in the text become themselves."""
+        ...
+
+    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """Rendered chat and its ids (with BOS where the model wants one); control tokens written by users stay text."""
+        ...
+
+    async def decode(self, ids: Sequence[int]) -> str: ...
+
+    def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+    ) -> AbstractAsyncContextManager[AsyncIterator[Token]]:
+        """Open a stream of tokens that continues `ids`; leaving the context stops the engine at once."""
+        ...
+
+    async def prefill(self, ids: Sequence[int]) -> None:
+        """Have the engine cache a prefix; draws nothing."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,132 @@
+"""The prompt, once per model: the model's own template rendered once, with its thought left open."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from glimprouter.config import Side
+from glimprouter.errors import ContextError, PairError
+from glimprouter.flow.engine import Engine, EngineFacts
+from glimprouter.flow.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtFormat:
+    """How a family opens and closes a thought. `after` stands between the closing tag and the answer."""
+
+    name: str
+    open_tag: str
+    close_tag: str
+    after_open: str = "\n"
+    after: str = "\n\n"
+
+
+FORMATS = (
+    ThoughtFormat("think", "<think>", "</think>"),  # Qwen3, QwQ, DeepSeek-R1 and its distillations, most others
+    ThoughtFormat("magistral", "[THINK]", "[/THINK]", after_open="", after=""),
+    ThoughtFormat("kimi", "◁think▷", "◁/think▷"),
+    ThoughtFormat("seed", "<seed:think>", "</seed:think>", after_open="\n", after="\n"),
+    ThoughtFormat("reasoning", "<reasoning>", "</reasoning>"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The ids a model starts from: rendered chat, thought open. `close_ids` is its closing tag, `after_ids` what
+    stands between that and the answer."""
+
+    ids: tuple[int, ...]
+    format: ThoughtFormat
+    close_ids: tuple[int, ...]
+    after_ids: tuple[int, ...]
+    facts: EngineFacts
+
+    @property
+    def room_tokens(self) -> int:
+        """How many tokens the context holds beyond the prompt."""
+        return self.facts.context_tokens - len(self.ids)
+
+
+LEAST_ROOM_TOKENS = 32
+"""A question that leaves less than this to write in is refused."""
+
+
+def format_of(facts: EngineFacts, *, side: Side) -> ThoughtFormat:
+    """The thought format that a model's template speaks of. Raises PairError where it speaks of none."""
+    for known in FORMATS:
+        if known.open_tag in facts.chat_template or known.close_tag in facts.chat_template:
+            return known
+    tags = ", ".join(known.open_tag for known in FORMATS)
+    raise PairError(
+        f"--{side} {facts.model}: its chat template has no thought tags ({tags}), so it cannot hold an open thought; "
+        "give a reasoning model, or a GGUF file that carries the reasoning template",
+        field=side,
+    )
+
+
+class Prompter:
+    """Renders requests for both models of a pair. What stays the same between requests is asked of the engines once."""
+
+    def __init__(self, small: Engine, large: Engine) -> None:
+        self._engines: dict[Side, Engine] = {"small": small, "large": large}
+        self._families: dict[Side, _Family] = {}
+
+    async def open(self, request: Request) -> dict[Side, Prompt]:
+        """The prompt of each model. Raises PairError, or ContextError where a model has no room left to write in."""
+        for side in self._engines:
+            if side not in self._families:
+                self._families[side] = await _family_of(self._engines[side], side)
+        small, large = self._families["small"], self._families["large"]
+        if small.facts.chat_template == large.facts.chat_template and small.control_ids == large.control_ids:
+            # One family: one rendering serves both.
+            text, ids = await self._engines["small"].encode_prompt(request.messages)
+            return {"small": _opened(small, text, ids), "large": _opened(large, text, ids)}
+        rendered = await asyncio.gather(*(self._engines[side].encode_prompt(request.messages) for side in self._families))
+        return {
+            side: _opened(self._families[side], text, ids)
+            for side, (text, ids) in zip(self._families, rendered, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    side: Side
+    facts: EngineFacts
+    format: ThoughtFormat
+    open_ids: tuple[int, ...]
+    close_ids: tuple[int, ...]
+    after_ids: tuple[int, ...]
+    control_ids: tuple[object, ...]
+    """Equal only for models that read the same ids the same way, control tokens included."""
+
+
+async def _family_of(engine: Engine, side: Side) -> _Family:
+    facts = await engine.facts()
+    style = format_of(facts, side=side)
+    texts = (style.open_tag + style.after_open, style.close_tag, style.after, _CONTROL_SAMPLE)
+    open_ids, close_ids, after_ids, control = [tuple(await engine.encode(text, special=True)) for text in texts]
+    control_ids = (facts.vocabulary, open_ids, close_ids, after_ids, control)
+    return _Family(side, facts, style, open_ids, close_ids, after_ids, control_ids)
+
+
+_CONTROL_SAMPLE = "<|im_start|><|im_end|><|endoftext|><｜User｜><｜Assistant｜>"
+
+
+def _opened(family: _Family, text: str, ids: list[int]) -> Prompt:
+    style, facts = family.format, family.facts
+    end = text.rstrip()
+    if end.endswith(style.close_tag):
+        raise PairError(
+            f"--{family.side} {facts.model}: its chat template closes the thought before the model can think; "
+            "give the model's thinking variant or a template with thinking on",
+            field=family.side,
+        )
+    all_ids = tuple(ids) if end.endswith(style.open_tag) else (*ids, *family.open_ids)
+    if len(all_ids) + LEAST_ROOM_TOKENS > facts.context_tokens:
+        raise ContextError(
+            f"the question takes {len(all_ids)} tokens for --{family.side} {facts.model}, whose context holds "
+            f"{facts.context_tokens}: too few are left to write in; shorten the question or serve the model with more",
+            field="question",
+        )
+    return Prompt(all_ids, style, family.close_ids, family.after_ids, facts)

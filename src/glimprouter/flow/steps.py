@@ -1,0 +1,169 @@
+"""Where steps end: the splitter finds boundaries in text as it arrives; the loop watch notices repetition.
+
+A step ends with the token that completes a blank line. Blank lines inside code fences, display maths, LaTeX
+environments and HTML tables are not boundaries, a step under a minimum span is merged into the next, and after a
+maximum a boundary is forced at a complete character. End tokens and cut streams are not the splitter's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Self
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_BLOCKS = re.compile(r"\\begin\{[a-zA-Z]+\*?\}|\\end\{[a-zA-Z]+\*?\}|\\\[|\\\]|</?table\b", re.IGNORECASE)
+
+
+class Mark(Enum):
+    """What a token did to the step it belongs to."""
+
+    OPEN = "open"
+    BOUNDARY = "boundary"
+    FORCED = "forced"
+    CLOSED = "closed"
+    """The closing tag of the thought is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A mark that ends a step, with the offset in the delta at which its token ends."""
+
+    offset: int
+    mark: Mark
+
+
+class Splitter:
+    """Text in, marks out. One object serves one thought; what a fence or formula opened stays open across steps."""
+
+    __slots__ = (
+        "_blocks", "_close_tag", "_complete", "_dollars", "_fence", "_found", "_has_visible", "_line", "_max_tokens",
+        "_min_tokens", "_tail", "_tokens", "after_close",
+    )  # fmt: skip
+
+    def __init__(self, *, close_tag: str, min_step_tokens: int, max_step_tokens: int) -> None:
+        self._close_tag = close_tag
+        self._min_tokens = min_step_tokens
+        self._max_tokens = max_step_tokens
+        self._line = ""
+        self._tail = ""
+        self._tokens = 0
+        self._has_visible = False
+        self._found = False
+        self._complete = True
+        self._fence = ""
+        self._dollars = False
+        self._blocks = 0
+        self.after_close: str | None = None
+        """What followed the closing tag inside the same token; None while the thought is open."""
+
+    def copy(self) -> Self:
+        return copy.copy(self)
+
+    def token(self, text: str) -> Mark:
+        """Take one whole token; empty text means that its character is not complete yet."""
+        self._push(text)
+        return self._end_token(complete=bool(text))
+
+    def feed(self, delta: str, token_ends: Sequence[int]) -> list[Cut]:
+        """Take text cut anyhow; `token_ends` are the offsets in `delta` at which tokens end, ascending."""
+        cuts, start = [], 0
+        for end in token_ends:
+            self._push(delta[start:end])
+            start = end
+            if (mark := self._end_token(complete=True)) is not Mark.OPEN:
+                cuts.append(Cut(end, mark))
+        self._push(delta[start:])
+        return cuts
+
+    def _push(self, text: str) -> None:
+        if self.after_close is not None:
+            self.after_close += text
+            return
+        tail = self._tail + text
+        if (place := tail.find(self._close_tag)) >= 0:
+            self.after_close = tail[place + len(self._close_tag) :]
+            return
+        self._tail = tail[-len(self._close_tag) + 1 :] if len(self._close_tag) > 1 else ""
+        *lines, last = text.split("\n")
+        for line in lines:
+            self._line += line
+            self._end_line()
+        self._line += last
+        if last and not last.isspace():
+            self._has_visible = True
+            # Visible text behind a blank line in the same token: the first token of the next step is gone already.
+            self._found = False
+
+    def _end_line(self) -> None:
+        line, self._line = self._line, ""
+        if line and not line.isspace():
+            self._has_visible = True
+            self._found = False
+            self._read_structure(line)
+        elif self._has_visible and not (self._fence or self._dollars or self._blocks):
+            self._found = True
+
+    def _read_structure(self, line: str) -> None:
+        if match := _FENCE.match(line):
+            marker, rest = match.groups()
+            if not self._fence:
+                if not (marker[0] == "`" and "`" in rest):
+                    self._fence = marker
+            elif marker.startswith(self._fence) and not rest.strip():
+                self._fence = ""
+            return
+        if self._fence:
+            return
+        if line.count("$$") % 2:
+            self._dollars = not self._dollars
+        for block in _BLOCKS.findall(line):
+            opens = block.startswith(("\\begin", "\\[")) or block.lower() == "<table"
+            self._blocks = max(0, self._blocks + (1 if opens else -1))
+
+    def _end_token(self, *, complete: bool) -> Mark:
+        self._tokens += 1
+        if self.after_close is not None:
+            return Mark.CLOSED
+        found, self._found = self._found, False
+        if found and self._tokens >= self._min_tokens:
+            return self._cut(Mark.BOUNDARY)
+        if complete and self._tokens >= self._max_tokens:
+            return self._cut(Mark.FORCED)
+        return Mark.OPEN
+
+    def _cut(self, mark: Mark) -> Mark:
+        self._tokens = 0
+        self._has_visible = False
+        return mark
+
+
+class LoopWatch:
+    """Notices a thought that goes in circles: the same one to four steps, over and over.
+
+    A single step counts from `repeats` times in a row, longer cycles from one time fewer (but at least two).
+    """
+
+    LONGEST_CYCLE = 4
+
+    def __init__(self, repeats: int) -> None:
+        self._repeats = repeats
+        self._recent: deque[str] = deque(maxlen=self.LONGEST_CYCLE * repeats)
+
+    def step(self, text: str) -> int:
+        """Take a finished step; the length of the cycle the thought is caught in, in steps, or 0."""
+        self._recent.append(" ".join(text.split()))
+        recent = list(self._recent)
+        for cycle in range(1, self.LONGEST_CYCLE + 1):
+            times = self._repeats if cycle == 1 else max(2, self._repeats - 1)
+            if len(recent) >= cycle * times and self._circles(recent[-cycle * times :], cycle):
+                return cycle
+        return 0
+
+    @staticmethod
+    def _circles(steps: list[str], cycle: int) -> bool:
+        return all(step == steps[place % cycle] for place, step in enumerate(steps))

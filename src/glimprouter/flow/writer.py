@@ -1,0 +1,178 @@
+"""One model's side of one answer: the ids of everything so far in its own vocabulary, and its open stream.
+
+A writer's own tokens are kept as drawn. What the other model wrote is taken over once, when this one is next needed:
+as ids where the vocabularies agree, else encoded from text.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from glimprouter.config import Sampling, Side
+from glimprouter.errors import EngineProtocolError
+from glimprouter.flow.engine import Engine, Token, Usage
+from glimprouter.flow.glimpse import Glimpse, glimpse_of
+from glimprouter.flow.prompt import Prompt
+from glimprouter.flow.trace import ModelUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Text that somebody else set into the thought. `ids` are its ids in `vocabulary`; None means encode the text."""
+
+    text: str
+    ids: tuple[int, ...] | None
+    vocabulary: str
+
+
+class Writer:
+    """Draws tokens for one model. `ahead` holds tokens drawn but not yet taken (the glimpse is one of them)."""
+
+    def __init__(
+        self, side: Side, engine: Engine, prompt: Prompt, sampling: Sampling, *, top: int, usage: ModelUsage
+    ) -> None:
+        """`top` is how many log-probabilities to ask for with every token; 0 for a side that is never glimpsed."""
+        self.side = side
+        self.facts = prompt.facts
+        self.prompt = prompt
+        self.usage = usage
+        self._engine = engine
+        self._ids = list(prompt.ids)
+        self._sampling = sampling
+        self._top = top
+        self._tokens_left = prompt.room_tokens
+        self._heard: list[Passage] = []
+        self._ahead: deque[Token] = deque()
+        self._stream: AsyncIterator[Token] | None = None
+        self._context: AbstractAsyncContextManager[AsyncIterator[Token]] | None = None
+        self._call = Usage()
+        self._taken_of_call = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next token continues a stream that is already open."""
+        return self._stream is not None and not self._heard
+
+    def hear(self, *passages: Passage) -> None:
+        """Note what others wrote. What this writer drew beyond the common text is thrown away."""
+        self._heard += passages
+
+    async def look(self, step_index: int) -> Glimpse:
+        """The distribution of the next visible token; what is read for it stays ahead, to be taken or thrown away."""
+        await self._follow()
+        place = 0
+        while True:
+            while place < len(self._ahead):
+                token = self._ahead[place]
+                if token.finish is not None and token.id < 0:
+                    return _certain(token)
+                if not token.text.isspace():
+                    return glimpse_of(token, self.facts.vocabulary_size)
+                place += 1
+            self._ahead.append(await self._draw(step_index))
+
+    async def take(self, step_index: int) -> Token:
+        """The next token, now part of this writer's text."""
+        await self._follow()
+        token = self._ahead.popleft() if self._ahead else await self._draw(step_index)
+        if token.id >= 0:
+            self._ids.append(token.id)
+            self._taken_of_call += 1
+            self.usage.new_tokens += 1
+            self._tokens_left -= 1
+        if token.finish is not None:
+            await self.stop()
+        return token
+
+    async def stop(self) -> None:
+        """Close the stream; the engine stops at once. Tokens nobody took count as discarded."""
+        context, self._context, self._stream = self._context, None, None
+        self._ahead.clear()
+        if context is None:
+            return
+        try:
+            await context.__aexit__(None, None, None)
+        finally:
+            self.usage.prompt_tokens += self._call.prompt_tokens
+            self.usage.cached_tokens += self._call.cached_tokens
+            self.usage.discarded_tokens += max(0, self._call.generated_tokens - self._taken_of_call)
+
+    async def _follow(self) -> None:
+        """Take over what was heard since this writer last wrote."""
+        if not self._heard:
+            return
+        await self.stop()
+        heard, self._heard = self._heard, []
+        text = ""
+        for passage in heard:
+            if passage.ids is not None and passage.vocabulary == self.facts.vocabulary:
+                await self._encode(text)
+                text = ""
+                self._ids += passage.ids
+                self._tokens_left -= len(passage.ids)
+            else:
+                text += passage.text
+        await self._encode(text)
+
+    async def _encode(self, text: str) -> None:
+        if text:
+            ids = await self._engine.encode(text)
+            self._ids += ids
+            self._tokens_left -= len(ids)
+
+    async def _draw(self, step_index: int) -> Token:
+        if self._stream is None:
+            sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
+            self._call, self._taken_of_call = Usage(), 0
+            self._context = self._engine.generate(
+                self._ids, sampling, max_tokens=max(1, self._tokens_left), top=self._top, usage=self._call
+            )
+            self.usage.calls += 1
+            self._stream = await self._context.__aenter__()
+        try:
+            return await anext(self._stream)
+        except StopAsyncIteration:
+            raise EngineProtocolError(
+                f"{self._engine.name} ended a stream without saying why", engine=self._engine.name
+            ) from None
+
+    async def close_thought(self, lead: str) -> None:
+        """Close the thought in this model's own tags: `lead`, closing tag, and what stands before the answer."""
+        await self._follow()
+        await self.stop()
+        await self._encode(lead)
+        self._ids += (*self.prompt.close_ids, *self.prompt.after_ids)
+
+    def allow(self, tokens: int) -> None:
+        """How many tokens the next call may draw; a stream already open keeps what it was given."""
+        self._tokens_left = max(1, min(tokens, self.facts.context_tokens - len(self._ids)))
+
+
+def derived_seed(seed: int, step_index: int, side: Side) -> int:
+    """A seed of its own for each step and side of an answer, the same for the same answer seed."""
+    return int.from_bytes(blake2b(f"{seed}/{step_index}/{side}".encode(), digest_size=4).digest(), "big")
+
+
+class WriterPair(AsyncExitStack):
+    """Both writers of an answer; leaving it stops both engines, whatever happened."""
+
+    def __init__(self, small: Writer, large: Writer) -> None:
+        super().__init__()
+        self._writers: dict[Side, Writer] = {"small": small, "large": large}
+        self.push_async_callback(large.stop)
+        self.push_async_callback(small.stop)
+
+    def __getitem__(self, side: Side) -> Writer:
+        return self._writers[side]
+
+    def other(self, side: Side) -> Writer:
+        return self._writers["large" if side == "small" else "small"]
+
+
+def _certain(token: Token) -> Glimpse:
+    """The end of a stream is not a token: nothing was drawn that could be uncertain."""
+    return Glimpse(0.0, 0.0, 0.0, 1.0, token.id, "", ())

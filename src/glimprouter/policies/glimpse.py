@@ -1,0 +1,24 @@
+"""GlimpRouter: the entropy of a step's first token, seen by the small model, decides who writes it (paper, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glimprouter.flow.moves import Plan, Write, probe
+from glimprouter.flow.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class GlimpsePolicy:
+    """Large where H_init > threshold (strictly, as published), and out of a loop; small elsewhere."""
+
+    threshold_nats: float
+
+    def plan(self, trace: Trace) -> Plan:
+        if trace.steps and trace.steps[-1].loop_cycle_steps:
+            return Write("large")
+        glimpse = yield from probe("small")
+        return Write("large" if glimpse.entropy_nats > self.threshold_nats else "small")
+
+    def describe(self) -> str:
+        return f"glimpse(threshold={self.threshold_nats:g})"

@@ -1,0 +1,25 @@
+"""Random: each step goes to the large model with probability p. What every other policy must beat at equal share."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from glimprouter.flow.moves import Plan, Write
+from glimprouter.flow.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPolicy:
+    """Draws depend on seed and step number alone, so that an answer can be repeated."""
+
+    p: float
+    seed: int
+
+    def plan(self, trace: Trace) -> Plan:
+        drawn = random.Random(f"{self.seed}/{len(trace.steps)}").random()
+        return Write("large" if drawn < self.p else "small")
+        yield  # a plan is a generator, also one that asks nothing
+
+    def describe(self) -> str:
+        return f"random(p={self.p:g}, seed={self.seed})"

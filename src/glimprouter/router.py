@@ -1,0 +1,108 @@
+"""READ THIS FIRST: two models write one answer.
+
+A thought is written step by step. Before each step the policy may glimpse its first token; its verdict says who writes
+the step; the other model hears of it when next it is needed. When the thought is closed the answer is written.
+
+    request -> prompt (one per model) -> [ step: glimpse -> decide -> write -> hand over ]* -> answer -> trace
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Side
+from glimprouter.errors import EngineError
+from glimprouter.flow.answer import Event, Finished, Started
+from glimprouter.flow.dispatch import Dispatch
+from glimprouter.flow.engine import Engine
+from glimprouter.flow.prompt import Prompt, Prompter
+from glimprouter.flow.request import Request
+from glimprouter.flow.trace import ModelUsage, Trace
+from glimprouter.flow.writer import Writer, WriterPair
+from glimprouter.policies import make_policy
+
+
+class Router:
+    """A pair of engines and the loop over them. One router drives many answers at once in one event loop."""
+
+    def __init__(
+        self, small: Engine, large: Engine, *, threshold: float | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`threshold` is the pair's calibrated one, in nats; without it the published 0.9 applies."""
+        self._engines: dict[Side, Engine] = {"small": small, "large": large}
+        self._threshold = PUBLISHED_THRESHOLD_NATS if threshold is None else threshold
+        self._prompter = Prompter(small, large)
+        self._clock = clock
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        """Write an answer, yielding what happens as it happens; closing the iterator stops both engines.
+
+        Raises InputError before anything is written. An engine that fails later ends the answer instead: `Finished`
+        comes with `trace.error` set and everything written so far.
+        """
+        routing = request.routing
+        threshold = self._threshold if routing.threshold is None else routing.threshold
+        policy = make_policy(routing, threshold=threshold, seed=request.sampling.seed)
+        begun = self._clock()
+        prompts = await self._prompter.open(request)
+        trace = self._new_trace(request, policy.describe(), prompts)
+        yield Started(trace)
+        try:
+            async with self._writers(request, trace, prompts) as writers:
+                flow = Dispatch(request, writers, trace, begun=begun, clock=self._clock)
+                while flow.thinking:
+                    who = await flow.decide(policy)
+                    async for event in flow.write(who):
+                        yield event
+                async for event in flow.answer():
+                    yield event
+        except EngineError as error:
+            trace.error = str(error)
+        except (asyncio.CancelledError, GeneratorExit):
+            trace.error = "cancelled"
+            raise
+        finally:
+            trace.wall_ms = (self._clock() - begun) * 1000
+        yield Finished(trace)
+
+    async def answer(self, request: Request) -> Trace:
+        """Write an answer and return its trace. Raises EngineError, with the partial `trace` on it, where one failed."""
+        async with aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    trace = event.trace
+        if trace.error is not None:
+            raise AnswerFailed(trace)
+        return trace
+
+    def _writers(self, request: Request, trace: Trace, prompts: dict[Side, Prompt]) -> WriterPair:
+        def writer(side: Side, top: int) -> Writer:
+            usage = trace.usage_of(side)
+            return Writer(side, self._engines[side], prompts[side], request.sampling, top=top, usage=usage)
+
+        return WriterPair(writer("small", request.routing.glimpse_top), writer("large", 0))
+
+    def _new_trace(self, request: Request, policy: str, prompts: dict[Side, Prompt]) -> Trace:
+        return Trace(
+            id=uuid.uuid4().hex,
+            created_unix_s=time.time(),
+            policy=policy,
+            answer_by=request.routing.answer_by,
+            sampling=request.sampling,
+            messages=list(request.messages),
+            small=ModelUsage(model=prompts["small"].facts.model),
+            large=ModelUsage(model=prompts["large"].facts.model),
+            close_tag=prompts["small"].format.close_tag,
+        )
+
+
+class AnswerFailed(EngineError):
+    """An engine failed inside an answer; `trace` holds what was written before."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace.error or "the answer failed")
+        self.trace = trace
