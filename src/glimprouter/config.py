@@ -95,7 +95,8 @@ def load_config(path: Path) -> Config:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); give a TOML file", field="config") from error
+        message = f"--config {path}: cannot be read ({error.strerror}); give a TOML file"
+        raise ConfigError(message, field="config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not valid TOML ({error})", field="config") from error
     return from_table(Config, table, where=str(path))
@@ -121,7 +122,7 @@ def from_table(kind: type[T], table: dict[str, Any], *, where: str, prefix: str 
                 raise ConfigError(f"{where}: {name} must be a table, [{name}]", field=name)
             value = from_table(typing.cast("type[Any]", expected), value, where=where, prefix=f"{name}.")
         elif not _fits(value, expected):
-            shown = getattr(expected, "__name__", None) or str(expected)
+            shown = expected.__name__ if isinstance(expected, type) else str(expected)
             raise ConfigError(f"{where}: {name} is {value!r}; accepted: {shown}", field=name)
         values[key] = value
     return kind(**values)
@@ -144,7 +145,7 @@ def _fits(value: Any, expected: Any) -> bool:
 
 def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
     """`low <= value <= high`, or `low < value` where `above`; never NaN."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if math.isnan(value):
         raise ConfigError(f"{name} is {value!r}; accepted: a number from {low:g} to {high:g}", field=name)
     if not low <= value <= high or (above and value == low):
         bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"

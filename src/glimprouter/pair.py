@@ -19,9 +19,9 @@ TINY_SMALL, TINY_LARGE, TINY_WEAK = "tiny-small", "tiny-large", "tiny-weak"
 """Names of the models that ship: the pair, and an earlier checkpoint of its small one."""
 
 UNCALIBRATED = (
-    f"no profile for this pair: the published threshold of {PUBLISHED_THRESHOLD_NATS} nats is used, which does not travel "
-    "between pairs. Collect some answers with --trace FILE, then `glimprouter trace summary FILE` lists which threshold "
-    "gives which large share; pass it with --threshold."
+    f"no profile for this pair: the published threshold of {PUBLISHED_THRESHOLD_NATS} nats is used, which does not "
+    "travel between pairs. Collect some answers with --trace FILE; `glimprouter trace summary FILE` then lists which "
+    "threshold gives which large share: pass it with --threshold."
 )
 
 
@@ -34,7 +34,7 @@ class Pair:
     threshold_nats: float | None
 
     def router(self) -> Router:
-        return Router(self.small, self.large, threshold=self.threshold_nats)
+        return Router(self.small, self.large, threshold_nats=self.threshold_nats)
 
 
 @asynccontextmanager

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Side
-from glimprouter.errors import EngineError
+from glimprouter.errors import ContextError, EngineError
 from glimprouter.flow.answer import Event, Finished, Started
 from glimprouter.flow.dispatch import Dispatch
 from glimprouter.flow.engine import Engine
@@ -30,23 +30,28 @@ class Router:
     """A pair of engines and the loop over them. One router drives many answers at once in one event loop."""
 
     def __init__(
-        self, small: Engine, large: Engine, *, threshold: float | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        small: Engine,
+        large: Engine,
+        *,
+        threshold_nats: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`threshold` is the pair's calibrated one, in nats; without it the published 0.9 applies."""
+        """`threshold_nats` is the pair's calibrated one; without it the published 0.9 applies."""
         self._engines: dict[Side, Engine] = {"small": small, "large": large}
-        self._threshold = PUBLISHED_THRESHOLD_NATS if threshold is None else threshold
+        self._threshold_nats = PUBLISHED_THRESHOLD_NATS if threshold_nats is None else threshold_nats
         self._prompter = Prompter(small, large)
         self._clock = clock
 
-    async def stream(self, request: Request) -> AsyncIterator[Event]:
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Write an answer, yielding what happens as it happens; closing the iterator stops both engines.
 
         Raises InputError before anything is written. An engine that fails later ends the answer instead: `Finished`
         comes with `trace.error` set and everything written so far.
         """
         routing = request.routing
-        threshold = self._threshold if routing.threshold is None else routing.threshold
-        policy = make_policy(routing, threshold=threshold, seed=request.sampling.seed)
+        threshold_nats = self._threshold_nats if routing.threshold is None else routing.threshold
+        policy = make_policy(routing, threshold_nats=threshold_nats, seed=request.sampling.seed)
         begun = self._clock()
         prompts = await self._prompter.open(request)
         trace = self._new_trace(request, policy.describe(), prompts)
@@ -60,7 +65,7 @@ class Router:
                         yield event
                 async for event in flow.answer():
                     yield event
-        except EngineError as error:
+        except (EngineError, ContextError) as error:
             trace.error = str(error)
         except (asyncio.CancelledError, GeneratorExit):
             trace.error = "cancelled"
@@ -70,14 +75,12 @@ class Router:
         yield Finished(trace)
 
     async def answer(self, request: Request) -> Trace:
-        """Write an answer and return its trace. Raises EngineError, with the partial `trace` on it, where one failed."""
+        """Write an answer and return its trace. Raises AnswerFailed, with the partial trace, where an engine failed."""
         async with aclosing(self.stream(request)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    trace = event.trace
-        if trace.error is not None:
-            raise AnswerFailed(trace)
-        return trace
+            traces = [event.trace async for event in events if isinstance(event, Finished)]
+        if traces[0].error is not None:
+            raise AnswerFailed(traces[0])
+        return traces[0]
 
     def _writers(self, request: Request, trace: Trace, prompts: dict[Side, Prompt]) -> WriterPair:
         def writer(side: Side, top: int) -> Writer:

@@ -32,7 +32,7 @@ from glimprouter.policies import check_policy
 @click.option("--system", help="System prompt.")
 @click.option("--stop", multiple=True, help="End the answer before this text; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole trace as one JSON object instead.")
-@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Append the trace to this JSON Lines file.")
+@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Append the trace to this JSONL file.")
 @click.option("--no-color", is_flag=True, help="Plain text.")
 def command(
     question: str, system: str | None, stop: tuple[str, ...], as_json: bool, trace_path: Path | None, no_color: bool,
@@ -65,7 +65,8 @@ async def _answer(request: requests.Request, config: Config, console: Console) -
     screen = Screen(console)
     try:
         async with open_pair(config.small, config.large, names=config.models) as pair:
-            if pair.threshold_nats is None and request.routing.threshold is None and request.routing.policy == "glimpse":
+            routing = request.routing
+            if routing.policy == "glimpse" and pair.threshold_nats is None and routing.threshold is None:
                 Console(stderr=True, highlight=False).print(UNCALIBRATED, style="dim")
             async with aclosing(pair.router().stream(request)) as events:
                 async for event in events:

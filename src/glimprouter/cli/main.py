@@ -1,4 +1,4 @@
-"""`glimprouter VERB`: finds the verb, maps errors to messages and exit codes. Bad input exits with 2, a failure with 1."""
+"""`glimprouter VERB`: finds the verb, turns errors into messages and exit codes: 2 for bad input, 1 for a failure."""
 
 from __future__ import annotations
 

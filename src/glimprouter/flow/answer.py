@@ -25,7 +25,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text as it is written, tags apart. Joined over the thought it is `trace.thought`, white space at its ends aside."""
+    """Text as it is written, tags apart. Joined over the thought it is `trace.thought`, but for newlines at its ends."""
 
     author: Side
     part: Literal["thought", "answer"]

@@ -82,7 +82,9 @@ class Prompter:
             # One family: one rendering serves both.
             text, ids = await self._engines["small"].encode_prompt(request.messages)
             return {"small": _opened(small, text, ids), "large": _opened(large, text, ids)}
-        rendered = await asyncio.gather(*(self._engines[side].encode_prompt(request.messages) for side in self._families))
+        rendered = await asyncio.gather(
+            *(self._engines[side].encode_prompt(request.messages) for side in self._families)
+        )
         return {
             side: _opened(self._families[side], text, ids)
             for side, (text, ids) in zip(self._families, rendered, strict=True)

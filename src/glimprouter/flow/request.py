@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from glimprouter.config import Routing, Sampling
 from glimprouter.errors import RequestError
@@ -16,8 +16,8 @@ class Request:
     """One question. `stop` strings end the answer (never the thought) and do not appear in it."""
 
     messages: tuple[Message, ...]
-    routing: Routing = Routing()
-    sampling: Sampling = Sampling()
+    routing: Routing = field(default_factory=Routing)
+    sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -28,7 +28,7 @@ class Request:
             if role not in ROLES:
                 raise RequestError(f"role is {role!r}; accepted: {', '.join(ROLES)}", field="messages.role")
             if not isinstance(content, str):
-                raise RequestError(f"content of a {role} message is {content!r}; accepted: text", field="messages.content")
+                raise RequestError(f"content of a {role} message is {content!r}; give text", field="messages.content")
             if role == "user" and not content.strip():
                 raise RequestError("the question is empty; write one", field="question")
         if self.messages[-1]["role"] != "user":
@@ -37,8 +37,14 @@ class Request:
             raise RequestError("stop holds an empty string; give strings of at least one character", field="stop")
 
 
-def ask(question: str, *, system: str | None = None, routing: Routing | None = None, sampling: Sampling | None = None,
-        stop: tuple[str, ...] = ()) -> Request:
+def ask(
+    question: str,
+    *,
+    system: str | None = None,
+    routing: Routing | None = None,
+    sampling: Sampling | None = None,
+    stop: tuple[str, ...] = (),
+) -> Request:
     """A request for a single question."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": question})

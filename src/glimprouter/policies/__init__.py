@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from glimprouter.config import Routing
 from glimprouter.errors import ConfigError
@@ -12,13 +13,22 @@ from glimprouter.policies.fixed import Fixed
 from glimprouter.policies.glimpse import GlimpsePolicy
 from glimprouter.policies.random import RandomPolicy
 
-POLICIES: dict[str, Callable[[Routing, float, int], StepPolicy]] = {
-    "glimpse": lambda routing, threshold, seed: GlimpsePolicy(threshold),
-    "small": lambda routing, threshold, seed: Fixed("small"),
-    "large": lambda routing, threshold, seed: Fixed("large"),
-    "random": lambda routing, threshold, seed: RandomPolicy(routing.random_p, seed),
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a policy may be made from: the routing options, the threshold that holds, the answer's seed."""
+
+    routing: Routing
+    threshold_nats: float
+    seed: int
+
+
+POLICIES: dict[str, Callable[[Terms], StepPolicy]] = {
+    "glimpse": lambda terms: GlimpsePolicy(terms.threshold_nats),
+    "small": lambda _: Fixed("small"),
+    "large": lambda _: Fixed("large"),
+    "random": lambda terms: RandomPolicy(terms.routing.random_p, terms.seed),
 }
-"""Name -> maker, given the routing options, the threshold in nats and the answer's seed."""
 
 
 def check_policy(name: str) -> None:
@@ -27,8 +37,8 @@ def check_policy(name: str) -> None:
         raise ConfigError(f"policy is {name!r}; accepted: {', '.join(POLICIES)}", field="policy")
 
 
-def make_policy(routing: Routing, *, threshold: float, seed: int) -> StepPolicy:
+def make_policy(routing: Routing, *, threshold_nats: float, seed: int) -> StepPolicy:
     """The policy that `routing` names. Raises ConfigError for an unknown one."""
     check_policy(routing.policy)
-    policy = POLICIES[routing.policy](routing, threshold, seed)
+    policy = POLICIES[routing.policy](Terms(routing, threshold_nats, seed))
     return FirstLarge(policy, routing.first_large_steps) if routing.first_large_steps else policy

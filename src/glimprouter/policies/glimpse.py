@@ -1,4 +1,4 @@
-"""GlimpRouter: the entropy of a step's first token, seen by the small model, decides who writes it (paper, section 3)."""
+"""GlimpRouter: the entropy of a step's first token, as the small model sees it, says who writes it (paper, 3)."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ class RandomPolicy:
     seed: int
 
     def plan(self, trace: Trace) -> Plan:
+        yield from ()
         drawn = random.Random(f"{self.seed}/{len(trace.steps)}").random()
         return Write("large" if drawn < self.p else "small")
-        yield  # a plan is a generator, also one that asks nothing
 
     def describe(self) -> str:
         return f"random(p={self.p:g}, seed={self.seed})"

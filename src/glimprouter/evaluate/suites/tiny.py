@@ -86,7 +86,7 @@ def problems(family: str, split: Split, *, start: int = 0) -> Iterator[Problem]:
 
 
 def score(problem: Problem, answer: str | None) -> float:
-    """reasoning-gym's own scorer, made strict: 1.0 for a right answer, 0.0 otherwise (it grants crumbs for a wrong one)."""
+    """reasoning-gym's own scorer, made strict: 1.0 for a right answer, 0.0 for any other (it grants crumbs)."""
     import reasoning_gym
 
     if not answer:
