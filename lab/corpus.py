@@ -7,7 +7,7 @@ learn to notice a wrong step, not to write one.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from glimprouter.evaluate.suites.tiny import FAMILIES, Problem, SolvedStep, problems, solve
@@ -123,18 +123,21 @@ def choice_document(problem: Problem, rng: random.Random) -> Document:
 
 
 FAMILY_WEIGHTS = {
-    "chain_sum": 1.2,
+    "chain_sum": 1.6,
     "products": 1.6,
-    "gcd": 1.4,
-    "prime_factorization": 1.2,
-    "leg_counting": 1.0,
+    "gcd": 1.2,
+    "prime_factorization": 1.0,
+    "leg_counting": 1.2,
     "simple_equations": 1.2,
 }
 """How often each family is drawn: more of what is learnt slowly."""
 
 
-def documents(seed: int, *, start: int = 0) -> Iterator[Document]:
-    """Endless documents over all families; `start` moves on to problems nobody has drawn yet."""
+def documents(seed: int, *, start: int = 0, asides: Callable[[], float] = lambda: 0.14) -> Iterator[Document]:
+    """Endless documents over all families; `start` moves on to problems nobody has drawn yet.
+
+    `asides()` is the share of documents that ask for a grade or a choice instead of an answer.
+    """
     rng = random.Random(seed)
     streams = {family: problems(family, "train", start=start) for family in FAMILIES}
     families, weights = list(FAMILY_WEIGHTS), list(FAMILY_WEIGHTS.values())
@@ -149,9 +152,10 @@ def documents(seed: int, *, start: int = 0) -> Iterator[Document]:
         else:
             problem = rng.choice(pool)
         kind = rng.random()
-        if kind < 0.86:
+        aside = asides()
+        if kind >= aside:
             yield answer_document(problem, rng)
-        elif kind < 0.95:
+        elif kind >= aside / 3:
             yield score_document(problem, rng)
         else:
             yield choice_document(problem, rng)

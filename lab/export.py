@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from lab.model import CONTEXT_TOKENS, RMS_EPSILON, ROPE_THETA, Shape
+from lab.model import CONTEXT_TOKENS, RECIPES, RMS_EPSILON, ROPE_THETA, Shape, build
 from lab.tokenizer import CHAT_TEMPLATE, CONTROL, TAGS
 
 _LAYER_NAMES = {
@@ -100,3 +100,20 @@ def write_transformers(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
         "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def export_pair(checkpoints: Path, target: Path, tokenizer: Tokenizer) -> None:
+    """GGUF files and Hugging Face folders of the pair and of the small model's early checkpoint."""
+    import torch
+
+    for name, recipe_name, shipped in (
+        ("small", "small", "tiny-small"),
+        ("small-early", "small", "tiny-weak"),
+        ("large", "large", "tiny-large"),
+    ):
+        shape = RECIPES[recipe_name].shape
+        model = build(shape, tokenizer.get_vocab_size(), tokenizer.token_to_id("<|im_end|>"))
+        saved = torch.load(checkpoints / f"{name}.pt", weights_only=True, map_location="cpu")
+        model.load_state_dict(saved["model"])
+        write_gguf(target / f"{shipped}.gguf", model.state_dict(), shape, tokenizer, name=shipped)
+        write_transformers(target / shipped, model, tokenizer)

@@ -16,9 +16,25 @@ class Shape:
     head_dim: int = 32
 
 
-SHAPES = {
-    "small": Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256),
-    "large": Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512),
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model is trained. At `keep_early_at` tokens a copy is set aside as NAME-early."""
+
+    shape: Shape
+    tokens: int
+    seed: int = 11
+    keep_early_at: int | None = None
+    batch_tokens: int = 6144
+    matrix_rate: float = 4e-3
+    other_rate: float = 4e-3
+    compiled: bool = True
+
+
+RECIPES = {
+    "small": Recipe(
+        Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=18_000_000, keep_early_at=6_000_000
+    ),
+    "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=24_000_000),
 }
 CONTEXT_TOKENS = 2048
 ROPE_THETA = 10_000.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,16 @@ from torch.nn import functional
 
 from glimprouter.evaluate.suites.tiny import FAMILIES, problems, solve
 from lab.corpus import Document, documents, turn
-from lab.model import Shape, build
+from lab.model import Recipe, build
 
 CHECKPOINT_EVERY_S = 240.0
 REPORT_EVERY_STEPS = 50
+EXACT_EVERY_STEPS = 500
 LENGTH_QUANTUM = 32
+ASIDES, ASIDES_FROM = 0.2, 0.6
+"""Grades and choices come last: share of documents, from which share of the tokens on."""
 DECAY_FRACTION = 0.3
 WARMUP_STEPS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    shape: Shape
-    tokens: int
-    seed: int
-    batch_tokens: int = 6144
-    matrix_rate: float = 4e-3
-    other_rate: float = 4e-3
-    compiled: bool = True
 
 
 @dataclass(slots=True)
@@ -73,10 +65,10 @@ def collate(rows: list[tuple[list[int], list[bool]]], pad: int) -> Batch:
     return Batch(ids, targets)
 
 
-def batches(recipe: Recipe, tokenizer: Tokenizer, *, start: int) -> Iterator[Batch]:
+def batches(recipe: Recipe, tokenizer: Tokenizer, *, start: int, progress: Callable[[], float]) -> Iterator[Batch]:
     """Endless batches of about `batch_tokens` ids, each of documents of like length, in random order."""
     pad = tokenizer.token_to_id("<|endoftext|>")
-    stream = documents(recipe.seed + start, start=start)
+    stream = documents(recipe.seed + start, start=start, asides=lambda: ASIDES if progress() > ASIDES_FROM else 0.0)
     generator = torch.Generator().manual_seed(recipe.seed + start)
     while True:
         pool = sorted((encode(d, tokenizer) for d in itertools.islice(stream, 2048)), key=lambda row: len(row[0]))
@@ -115,7 +107,7 @@ def loss_of(model: Any, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def exact_share(model: Any, tokenizer: Tokenizer, *, per_family: int = 60) -> dict[str, float]:
+def exact_share(model: Any, tokenizer: Tokenizer, *, device: str, per_family: int = 60) -> dict[str, float]:
     """Per family: share of held-out thoughts and answers of which every token is the model's first choice."""
     pad = tokenizer.token_to_id("<|endoftext|>")
     result = {}
@@ -129,68 +121,91 @@ def exact_share(model: Any, tokenizer: Tokenizer, *, per_family: int = 60) -> di
             document.add(f"<think>\n{thought}\n</think>\n\n{solution.answer}<|im_end|>", learn=True)
             rows.append(encode(document, tokenizer))
         batch = collate(rows, pad)
-        guesses = model(input_ids=batch.ids, use_cache=False).logits.argmax(-1)
+        guesses = model(input_ids=batch.ids.to(device), use_cache=False).logits.argmax(-1).cpu()
         right = ((guesses == batch.targets) | (batch.targets == -100)).all(-1)
         result[family] = round(right.float().mean().item(), 3)
     return result
 
 
-def train(recipe: Recipe, tokenizer: Tokenizer, checkpoint: Path, *, log: Any = print) -> Any:
-    """Train to `recipe.tokens`, writing `checkpoint` on the way and at the end; returns the model."""
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.shape, tokenizer.get_vocab_size(), tokenizer.token_to_id("<|im_end|>"))
-    steppers = optimizers(model, recipe)
-    seen = step = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for stepper, state in zip(steppers, saved["optimizers"], strict=True):
-            stepper.load_state_dict(state)
-        seen, step = saved["seen"], saved["step"]
-        log(f"going on from {seen / 1e6:.1f} M tokens")
-    if recipe.compiled:
-        # Layer by layer: one small graph serves all, where the whole model takes minutes to compile.
-        for layer in model.model.layers:
+class Run:
+    """A model under training, with everything a checkpoint needs."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        torch.manual_seed(recipe.seed)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.recipe = recipe
+        end_id = tokenizer.token_to_id("<|im_end|>")
+        self.model = build(recipe.shape, tokenizer.get_vocab_size(), end_id).to(self.device)
+        self.steppers = optimizers(self.model, recipe)
+        self.seen = self.step = 0
+
+    def compile(self) -> None:
+        """Layer by layer: one small graph serves all, where the whole model takes minutes to compile."""
+        for layer in self.model.model.layers:
             layer.compile(dynamic=True)
-    begun = last_saved = time.monotonic()
-    first_seen, losses = seen, []
-    for batch in batches(recipe, tokenizer, start=seen):
-        if seen >= recipe.tokens:
-            break
-        for stepper, full in zip(steppers, (recipe.matrix_rate, recipe.other_rate), strict=True):
+
+    def learn(self, batch: Batch) -> float:
+        """One step; the loss before it, in nats per token."""
+        batch = Batch(batch.ids.to(self.device), batch.targets.to(self.device))
+        for stepper, full in zip(self.steppers, (self.recipe.matrix_rate, self.recipe.other_rate), strict=True):
             for group in stepper.param_groups:
-                group["lr"] = full * rate_at(seen, step, recipe)
-        loss = loss_of(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
+                group["lr"] = full * rate_at(self.seen, self.step, self.recipe)
+        # In half precision a GPU is several times faster; processors without matrix units are twice slower.
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            loss = loss_of(self.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for stepper in self.steppers:
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-        seen, step = seen + batch.ids.numel(), step + 1
-        losses.append(loss.item())
-        if step % REPORT_EVERY_STEPS == 0:
-            speed = (seen - first_seen) / (time.monotonic() - begun) * 3600 / 1e6
-            log(f"step {step}  {seen / 1e6:.2f} M tokens  loss {sum(losses) / len(losses):.4f}  {speed:.1f} M/h")
+        self.seen += batch.ids.numel()
+        self.step += 1
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all: a run killed while writing keeps its last checkpoint."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        optimizers = [stepper.state_dict() for stepper in self.steppers]
+        state = {"model": self.model.state_dict(), "optimizers": optimizers, "seen": self.seen, "step": self.step}
+        torch.save(state, draft)
+        draft.replace(path)
+
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=True, map_location=self.device)
+        self.model.load_state_dict(saved["model"])
+        for stepper, state in zip(self.steppers, saved["optimizers"], strict=True):
+            stepper.load_state_dict(state)
+        self.seen, self.step = saved["seen"], saved["step"]
+
+
+def train(recipe: Recipe, tokenizer: Tokenizer, checkpoint: Path, *, log: Callable[[str], None]) -> None:
+    """Train to `recipe.tokens`, writing `checkpoint` on the way and at the end."""
+    run = Run(recipe, tokenizer)
+    if checkpoint.exists():
+        run.load(checkpoint)
+        log(f"going on from {run.seen / 1e6:.1f} M tokens")
+    if recipe.compiled:
+        run.compile()
+    begun = last_saved = time.monotonic()
+    first_seen, losses = run.seen, list[float]()
+    early = checkpoint.with_name(f"{checkpoint.stem}-early.pt")
+    for batch in batches(recipe, tokenizer, start=run.seen, progress=lambda: run.seen / recipe.tokens):
+        if run.seen >= recipe.tokens:
+            break
+        losses.append(run.learn(batch))
+        if run.step % REPORT_EVERY_STEPS == 0:
+            speed = (run.seen - first_seen) / (time.monotonic() - begun) * 3600 / 1e6
+            log(
+                f"step {run.step}  {run.seen / 1e6:.2f} M tokens  loss {sum(losses) / len(losses):.4f}  {speed:.1f} M/h"
+            )
             losses = []
-        if step % (REPORT_EVERY_STEPS * 10) == 0:
-            shares = exact_share(model, tokenizer)
+        if run.step % EXACT_EVERY_STEPS == 0:
+            shares = exact_share(run.model, tokenizer, device=run.device)
             log(f"exact {json.dumps(shares)} mean {sum(shares.values()) / len(shares):.3f}")
+        if recipe.keep_early_at is not None and run.seen >= recipe.keep_early_at and not early.exists():
+            run.save(early)
         if time.monotonic() - last_saved > CHECKPOINT_EVERY_S:
-            save(checkpoint, model, steppers, seen, step)
+            run.save(checkpoint)
             last_saved = time.monotonic()
-    save(checkpoint, model, steppers, seen, step)
-    return model
-
-
-def save(path: Path, model: Any, steppers: list[torch.optim.Optimizer], seen: int, step: int) -> None:
-    """Whole or not at all: a run killed while writing keeps its last checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [s.state_dict() for s in steppers],
-        "seen": seen,
-        "step": step,
-    }
-    torch.save(state, draft)
-    draft.replace(path)
+    run.save(checkpoint)

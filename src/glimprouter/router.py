@@ -68,7 +68,7 @@ class Router:
         except (EngineError, ContextError) as error:
             trace.error = str(error)
         except (asyncio.CancelledError, GeneratorExit):
-            trace.error = "cancelled"
+            trace.mark_cancelled()
             raise
         finally:
             trace.wall_ms = (self._clock() - begun) * 1000

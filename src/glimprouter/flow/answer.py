@@ -48,7 +48,7 @@ Event = Started | StepStarted | Text | StepFinished | Finished
 
 
 class HoldBack:
-    """Passes text through up to the first of some strings, keeping back what may be the beginning of one."""
+    """Passes text through up to the first of some strings to be complete, keeping back what may be the beginning of one."""
 
     def __init__(self, *strings: str) -> None:
         self._strings = strings
@@ -60,10 +60,11 @@ class HoldBack:
         if self.hit:
             return ""
         text = self._kept + text
-        places = [place for string in self._strings if (place := text.find(string)) >= 0]
+        # The first to be complete, as a reader of single characters would find it, however the text arrives.
+        places = [(place + len(string), place) for string in self._strings if (place := text.find(string)) >= 0]
         if places:
             self.hit, self._kept = True, ""
-            return text[: min(places)]
+            return text[: min(places)[1]]
         keep = max((_overlap(text, string) for string in self._strings), default=0)
         self._kept = text[len(text) - keep :]
         return text[: len(text) - keep]

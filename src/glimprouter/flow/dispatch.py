@@ -73,6 +73,8 @@ class Dispatch:
         step = Step(index=len(self._trace.steps), author=who, glimpse=self._glimpses.get("small"))
         step.handover = self._opened or not writer.is_open
         self._trace.steps.append(step)
+        # Only now: until the verdict the other's stream ran on, so that there is no gap where it stays the writer.
+        await self._pair.other(who).stop()
         yield StepStarted(step)
         guard = HoldBack(writer.prompt.format.close_tag)
         end: StepEnd | None = None

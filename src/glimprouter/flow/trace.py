@@ -89,6 +89,14 @@ class Trace(msgspec.Struct, kw_only=True):
     answer_ms: float = 0.0
     wall_ms: float = 0.0
 
+    def mark_cancelled(self) -> None:
+        """Note that the caller went away: what stands here is all there is."""
+        self.error = "cancelled"
+        if self.thought_end == "failed":
+            self.thought_end = "cancelled"
+        elif self.answer is not None and self.answer.end == "failed":
+            self.answer.end = "cancelled"
+
     def usage_of(self, who: Side) -> ModelUsage:
         return self.small if who == "small" else self.large
 

@@ -58,7 +58,7 @@ class Writer:
         return self._stream is not None and not self._heard
 
     def hear(self, *passages: Passage) -> None:
-        """Note what others wrote. What this writer drew beyond the common text is thrown away."""
+        """Note what others wrote while this writer was stopped; it is taken over when next a token is drawn."""
         self._heard += passages
 
     async def look(self, step_index: int) -> Glimpse:

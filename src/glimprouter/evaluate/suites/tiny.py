@@ -16,16 +16,16 @@ from typing import Any, Literal
 Split = Literal["train", "calibrate", "report"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2},
+    "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
-    "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 60},
-    "prime_factorization": {"min_value": 2, "max_value": 400},
-    "leg_counting": {"min_animals": 2, "max_animals": 3, "min_instances": 1, "max_instances": 9},
+    "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 50},
+    "prime_factorization": {"min_value": 2, "max_value": 256},
+    "leg_counting": {"min_animals": 2, "max_animals": 3, "min_instances": 1, "max_instances": 6},
     "simple_equations": {
         "min_terms": 2,
         "max_terms": 2,
         "min_value": 1,
-        "max_value": 20,
+        "max_value": 12,
         "operators_weights": [0.5, 0.5, 0.0],
     },
 }
