@@ -89,6 +89,57 @@ def answer_document(problem: Problem, rng: random.Random) -> Document:
     return document
 
 
+def _operation(rng: random.Random) -> tuple[str, SolvedStep]:
+    """One operation of the kinds the families need: how a drill names it, and the step that answers it."""
+    kind = rng.choice("++++-+*****%%///l")
+    tens = rng.randint(1, 99)
+    if kind in "+-":
+        a, b = rng.choice(((tens, rng.randint(0, 99)), (rng.randint(-99, 198), rng.randint(0, 99)), _partials(rng)))
+        operator = kind if b < 100 and a < 200 else "+"
+        value = a + b if operator == "+" else a - b
+        name = f"{a} {operator} {b}"
+    elif kind == "*":
+        a, b = tens, rng.choice((rng.randint(0, 9), 10 * rng.randint(1, 9)))
+        value, name = a * b, f"{a} * {b}"
+    elif kind == "%":
+        a, b = sorted((rng.randint(2, 50), rng.randint(2, 50)), reverse=True)
+        value, quotient = a % b, a // b
+        return f"{b} out of {a}", SolvedStep(f"{value} = {a} - {quotient} * {b}.", value)
+    elif kind == "/" and rng.random() < 0.5:
+        number = rng.randint(2, 256)
+        prime = next(p for p in range(2, number + 1) if number % p == 0)
+        return f"split {number}", SolvedStep(f"{number // prime} = {number} / {prime}.", number // prime)
+    elif kind == "/":
+        b, value = rng.randint(1, 12), rng.randint(1, 12)
+        a = b * value
+        name = f"{a} / {b}"
+    else:
+        from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
+        animal, count = rng.choice(list(ANIMALS)), rng.randint(1, 6)
+        animals, each = animal if count == 1 else f"{animal}s", ANIMALS[animal]
+        return f"{count} {animals}", SolvedStep(f"{count * each} legs on {count} {animals}, {each} each.", count * each)
+    return name, SolvedStep(f"{value} = {name}.", value)
+
+
+def _partials(rng: random.Random) -> tuple[int, int]:
+    a = rng.randint(10, 99)
+    return a * 10 * rng.randint(1, 9), a * rng.randint(0, 9)
+
+
+def drill_document(rng: random.Random) -> Document:
+    """Single operations in a row: four times as many per token as whole problems hold."""
+    operations = [_operation(rng) for _ in range(rng.randint(5, 9))]
+    document = Document()
+    listed = "; ".join(name for name, _ in operations)
+    document.add(turn("user", f"Work out {listed}.") + "<|im_start|>assistant\n", learn=False)
+    document.add("<think>\n", learn=True)
+    for _, step in operations:
+        document.add(step.text + "\n\n", learn=True)
+    document.add("So the answer is done.\n</think>\n\ndone<|im_end|>", learn=True)
+    return document
+
+
 def _partial(problem: Problem, rng: random.Random) -> tuple[Document, SolvedStep]:
     """The thought up to (not with) a step that states a value, and that step."""
     solution = solve(problem)
@@ -122,6 +173,14 @@ def choice_document(problem: Problem, rng: random.Random) -> Document:
     return document
 
 
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Share of documents that are drills and, of the rest, that ask for a grade or a choice instead of an answer."""
+
+    drills: float = 0.0
+    asides: float = 0.14
+
+
 FAMILY_WEIGHTS = {
     "chain_sum": 1.6,
     "products": 1.6,
@@ -133,10 +192,10 @@ FAMILY_WEIGHTS = {
 """How often each family is drawn: more of what is learnt slowly."""
 
 
-def documents(seed: int, *, start: int = 0, asides: Callable[[], float] = lambda: 0.14) -> Iterator[Document]:
+def documents(seed: int, *, start: int = 0, mixture: Callable[[], Mixture] = lambda: Mixture()) -> Iterator[Document]:
     """Endless documents over all families; `start` moves on to problems nobody has drawn yet.
 
-    `asides()` is the share of documents that ask for a grade or a choice instead of an answer.
+    `mixture()` is asked before each of them.
     """
     rng = random.Random(seed)
     streams = {family: problems(family, "train", start=start) for family in FAMILIES}
@@ -145,6 +204,10 @@ def documents(seed: int, *, start: int = 0, asides: Callable[[], float] = lambda
     while True:
         family = rng.choices(families, weights)[0]
         pool = pools[family]
+        shares = mixture()
+        if rng.random() < shares.drills:
+            yield drill_document(rng)
+            continue
         # Problems cost more to draw than to write out: each is written some times, with other slips each time.
         if len(pool) < 20_000 and (len(pool) < 100 or rng.random() < 0.4):
             pool.append(next(streams[family]))
@@ -152,10 +215,9 @@ def documents(seed: int, *, start: int = 0, asides: Callable[[], float] = lambda
         else:
             problem = rng.choice(pool)
         kind = rng.random()
-        aside = asides()
-        if kind >= aside:
+        if kind >= shares.asides:
             yield answer_document(problem, rng)
-        elif kind >= aside / 3:
+        elif kind >= shares.asides / 3:
             yield score_document(problem, rng)
         else:
             yield choice_document(problem, rng)

@@ -24,6 +24,8 @@ class Recipe:
     tokens: int
     seed: int = 11
     keep_early_at: int | None = None
+    drills: bool = False
+    """Whether single operations come before whole problems: the large model learns its sums from them."""
     batch_tokens: int = 6144
     matrix_rate: float = 4e-3
     other_rate: float = 4e-3
@@ -34,7 +36,7 @@ RECIPES = {
     "small": Recipe(
         Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=18_000_000, keep_early_at=6_000_000
     ),
-    "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=24_000_000),
+    "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=22_000_000, drills=True),
 }
 CONTEXT_TOKENS = 2048
 ROPE_THETA = 10_000.0

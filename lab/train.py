@@ -19,15 +19,13 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from glimprouter.evaluate.suites.tiny import FAMILIES, problems, solve
-from lab.corpus import Document, documents, turn
+from lab.corpus import Document, Mixture, documents, turn
 from lab.model import Recipe, build
 
 CHECKPOINT_EVERY_S = 240.0
 REPORT_EVERY_STEPS = 50
 EXACT_EVERY_STEPS = 500
 LENGTH_QUANTUM = 32
-ASIDES, ASIDES_FROM = 0.2, 0.6
-"""Grades and choices come last: share of documents, from which share of the tokens on."""
 DECAY_FRACTION = 0.3
 WARMUP_STEPS = 100
 
@@ -65,10 +63,16 @@ def collate(rows: list[tuple[list[int], list[bool]]], pad: int) -> Batch:
     return Batch(ids, targets)
 
 
+def mixture_at(progress: float, *, drills: bool) -> Mixture:
+    """Operations first, whole problems then, grades and choices last; `progress` is the share of tokens seen."""
+    share = (0.6 if progress < 0.55 else 0.15) if drills else 0.0
+    return Mixture(drills=share, asides=0.2 if progress > 0.65 else 0.0)
+
+
 def batches(recipe: Recipe, tokenizer: Tokenizer, *, start: int, progress: Callable[[], float]) -> Iterator[Batch]:
     """Endless batches of about `batch_tokens` ids, each of documents of like length, in random order."""
     pad = tokenizer.token_to_id("<|endoftext|>")
-    stream = documents(recipe.seed + start, start=start, asides=lambda: ASIDES if progress() > ASIDES_FROM else 0.0)
+    stream = documents(recipe.seed + start, start=start, mixture=lambda: mixture_at(progress(), drills=recipe.drills))
     generator = torch.Generator().manual_seed(recipe.seed + start)
     while True:
         pool = sorted((encode(d, tokenizer) for d in itertools.islice(stream, 2048)), key=lambda row: len(row[0]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import tomllib
 import types
 import typing
@@ -46,6 +45,18 @@ class Sampling:
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _number("seed", self.seed, 0, 2**63 - 1)
+
+
+REFUSED_SAMPLING = {
+    "min_tokens": "a step's author cannot hold it across hand-overs",
+    "max_tokens": "thought and answer have budgets of their own, routing.max_thinking_tokens and max_answer_tokens",
+    "logit_bias": "it names ids, and the two models may number theirs differently",
+    "repetition_penalty": "engines count it over the prompt too, so it would change at each hand-over; "
+    "use presence_penalty or frequency_penalty, which hold within a step",
+    "stop": "stop strings belong to a request; they end its answer",
+    "n": "ask several times with different seeds",
+}
+"""Sampling fields other programs know and this one refuses by name, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,7 @@ def load_config(path: Path) -> Config:
     except OSError as error:
         message = f"--config {path}: cannot be read ({error.strerror}); give a TOML file"
         raise ConfigError(message, field="config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # bad TOML, bad UTF-8, a number of thousands of digits
         raise ConfigError(f"--config {path}: not valid TOML ({error})", field="config") from error
     return from_table(Config, table, where=str(path))
 
@@ -112,6 +123,8 @@ def from_table(kind: type[T], table: dict[str, Any], *, where: str, prefix: str 
     values: dict[str, Any] = {}
     for key, value in table.items():
         name = f"{prefix}{key}"
+        if kind is Sampling and key in REFUSED_SAMPLING:
+            raise ConfigError(f"{where}: {name} is not taken: {REFUSED_SAMPLING[key]}", field=name)
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {prefix}{near[0]}?" if near else ""
@@ -122,10 +135,23 @@ def from_table(kind: type[T], table: dict[str, Any], *, where: str, prefix: str 
                 raise ConfigError(f"{where}: {name} must be a table, [{name}]", field=name)
             value = from_table(typing.cast("type[Any]", expected), value, where=where, prefix=f"{name}.")
         elif not _fits(value, expected):
-            shown = expected.__name__ if isinstance(expected, type) else str(expected)
-            raise ConfigError(f"{where}: {name} is {value!r}; accepted: {shown}", field=name)
+            raise ConfigError(f"{where}: {name} is {value!r}; accepted: {_in_words(expected)}", field=name)
         values[key] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {prefix}{error}", field=f"{prefix}{error.field}") from None
+
+
+def _in_words(expected: Any) -> str:
+    origin, options = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_in_words(option) for option in options if option is not types.NoneType)
+    if origin is Literal:
+        return ", ".join(options)
+    if origin is dict:
+        return "a table of texts"
+    return {float: "a number", int: "a whole number", str: "a text"}.get(expected, str(expected))
 
 
 def _fits(value: Any, expected: Any) -> bool:
@@ -144,9 +170,9 @@ def _fits(value: Any, expected: Any) -> bool:
 
 
 def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """`low <= value <= high`, or `low < value` where `above`; never NaN."""
-    if math.isnan(value):
-        raise ConfigError(f"{name} is {value!r}; accepted: a number from {low:g} to {high:g}", field=name)
-    if not low <= value <= high or (above and value == low):
-        bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
-        raise ConfigError(f"{name} is {value:g}; accepted: {bounds}", field=name)
+    """`low <= value <= high`, or `low < value` where `above`; never NaN. Whole bounds ask for a whole number."""
+    kind, noun = (int, "a whole number") if isinstance(low, int) else ((int, float), "a number")
+    bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
+    fits = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+    if not fits or (above and value == low):
+        raise ConfigError(f"{name} is {value!r}; accepted: {noun} {bounds}", field=name)
