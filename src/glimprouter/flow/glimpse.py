@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from glimprouter.errors import EngineProtocolError
 from glimprouter.flow.engine import Token
 
+ROUNDING_NATS = 0.1
+"""A log-probability no further above zero is one that an engine rounded, in eight or sixteen bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entropy:
@@ -39,10 +42,16 @@ class Glimpse:
 
 
 def glimpse_of(token: Token, vocabulary_size: int) -> Glimpse:
-    """The glimpse a drawn token gives. Raises EngineProtocolError where it came without log-probabilities."""
-    entropy = entropy_of([logprob for _, logprob in token.top], vocabulary_size)
+    """The glimpse a drawn token gives. Raises EngineProtocolError where it came without log-probabilities.
+
+    An id given twice (some engines append the drawn token to the best k) counts once. What cannot occur is dropped
+    from `top`: minus infinity has no place in JSON.
+    """
+    top = dict(token.top)
+    entropy = entropy_of(list(top.values()), vocabulary_size)
+    possible = tuple(item for item in top.items() if item[1] > -math.inf)
     return Glimpse(
-        entropy.entropy_nats, entropy.low_nats, entropy.high_nats, entropy.covered, token.id, token.text, token.top
+        entropy.entropy_nats, entropy.low_nats, entropy.high_nats, entropy.covered, token.id, token.text, possible
     )
 
 
@@ -51,14 +60,17 @@ def entropy_of(logprobs: Sequence[float], vocabulary_size: int) -> Entropy:
 
     Every unseen outcome is at most as likely as the least likely seen one. With mass r unseen, the tail adds least
     when that mass sits on as few outcomes as this allows, and most when it is spread evenly over all of them.
+    Raises EngineProtocolError for values that are no log-probabilities, and where none has any mass.
     """
+    if not all(value <= ROUNDING_NATS for value in logprobs):
+        raise EngineProtocolError(f"the engine returned what are no log-probabilities: {list(logprobs)[:5]}")
     seen = [math.exp(value) for value in logprobs if value > -math.inf]
-    if not seen or any(math.isnan(p) for p in seen):
+    covered = math.fsum(seen)
+    if not covered:
         raise EngineProtocolError(
             "the engine returned no usable log-probabilities for a step's first token, so its entropy is unknown; "
             "start it with at least 20 top log-probabilities allowed"
         )
-    covered = math.fsum(seen)
     if covered > 1.0:
         # Servers round: what exceeds one is noise, not mass.
         seen = [p / covered for p in seen]
