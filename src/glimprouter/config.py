@@ -104,7 +104,7 @@ class Config:
 def load_config(path: Path) -> Config:
     """Read a TOML file; every error names the key, what was given and what is accepted."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         message = f"--config {path}: cannot be read ({error.strerror}); give a TOML file"
         raise ConfigError(message, field="config") from error

@@ -274,14 +274,6 @@ def test_long_line_costs_each_token_its_own_length() -> None:
     assert Counting.read == 200_000
 
 
-def test_copy_goes_its_own_way() -> None:
-    split = splitter()
-    split.token("``")
-    twin = split.copy()
-    assert [split.token(text) for text in ("`\n", "a\n\n")] == [Mark.OPEN, Mark.OPEN]
-    assert [twin.token(text) for text in ("\n", "a\n\n")] == [Mark.OPEN, Mark.BOUNDARY]
-
-
 @pytest.mark.parametrize(
     ("steps", "cycle"), [("AAA", 1), ("ABAB", 2), ("ABCABC", 3), ("ABCDABCD", 4), ("XYABAB", 2), ("ABABAB", 2)]
 )

@@ -25,7 +25,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text as it is written, tags apart. Joined over the thought it is `trace.thought`, but for newlines at its ends."""
+    """Text as it is written, tags apart. Joined over the thought it is `trace.thought`, newlines at its ends aside."""
 
     author: Side
     part: Literal["thought", "answer"]
@@ -48,7 +48,7 @@ Event = Started | StepStarted | Text | StepFinished | Finished
 
 
 class HoldBack:
-    """Passes text through up to the first of some strings to be complete, keeping back what may be the beginning of one."""
+    """Passes text up to the first of some strings to be complete, keeping back what may be the beginning of one."""
 
     def __init__(self, *strings: str) -> None:
         self._strings = strings

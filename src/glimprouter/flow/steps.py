@@ -7,13 +7,11 @@ maximum a boundary is forced at a complete character. End tokens and cut streams
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Self
 
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(.*)")
 _INLINE_CODE = re.compile(r"`[^`]*`")
@@ -45,8 +43,8 @@ class Splitter:
     """Text in, marks out. One object serves one thought; what a fence or formula opened stays open across steps."""
 
     __slots__ = (
-        "_blocks", "_close_tag", "_closed", "_complete", "_dollars", "_fence", "_fence_indent", "_found", "_has_visible",
-        "_line", "_max_tokens", "_min_tokens", "_tail", "_tokens", "after_close",
+        "_blocks", "_close_tag", "_closed", "_complete", "_dollars", "_fence", "_fence_indent", "_found",
+        "_has_visible", "_line", "_max_tokens", "_min_tokens", "_tail", "_tokens", "after_close",
     )  # fmt: skip
 
     def __init__(self, *, close_tag: str, min_step_tokens: int, max_step_tokens: int) -> None:
@@ -66,11 +64,6 @@ class Splitter:
         self._closed = False
         self.after_close: str | None = None
         """What followed the closing tag inside the same token; None while the thought is open."""
-
-    def copy(self) -> Self:
-        twin = copy.copy(self)
-        twin._line = self._line.copy()
-        return twin
 
     def token(self, text: str) -> Mark:
         """Take one whole token; empty text means that its character is not complete yet."""
