@@ -1,0 +1,32 @@
+"""Where models run. `open_engine` makes an engine of an address or a file; imports are made when they are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glimprouter.errors import ModelError
+from glimprouter.flow.engine import Engine
+
+
+async def open_engine(spec: str, *, side: str, parallel: int = 1, exact: bool = False) -> Engine:
+    """The engine that `spec` names, ready to work: the address of a server, or a GGUF file to be served here.
+
+    A server's key is read from GLIMPROUTER_SMALL_KEY or GLIMPROUTER_LARGE_KEY. `parallel` (answers at once) and
+    `exact` (float32 throughout) concern files only. Raises ModelError, naming `--{side}`, and EngineError.
+    """
+    if spec.startswith(("http://", "https://")):
+        from glimprouter.engines.http import open_server
+
+        return await open_server(spec, side=side)
+    if spec.endswith(".gguf") or _is_path(spec):
+        from glimprouter.engines.local_gguf import LocalGguf
+
+        return await LocalGguf.start(Path(spec), side=side, parallel=parallel, exact=exact)
+    raise ModelError(
+        f"--{side} {spec}: no such file; give a GGUF file, or the address of a llama.cpp server (http://host:port)",
+        field=side,
+    )
+
+
+def _is_path(spec: str) -> bool:
+    return Path(spec).exists()

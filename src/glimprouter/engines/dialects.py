@@ -1,0 +1,292 @@
+"""How servers differ, as data: routes, request bodies, and what their replies say. No I/O here; `http.py` does that.
+
+Fields follow llama.cpp's tools/server/README.md; what it leaves open was found by request and stands in comments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
+from msgspec.json import Decoder
+
+from glimprouter.flow.engine import Finish, Message, Sampling, Token
+from glimprouter.flow.prompt import FORMATS
+
+T_co = TypeVar("T_co", covariant=True)
+
+THOUGHT_TAGS = tuple(tag for known in FORMATS for tag in (known.open_tag, known.close_tag))
+_UINT32 = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a stream is asked for."""
+
+    ids: Sequence[int]
+    sampling: Sampling
+    max_tokens: int
+    top: int
+
+
+@dataclass(slots=True)
+class Event:
+    """What one event of a stream says.
+
+    `drawn` is the engine's own count of tokens so far: where it runs ahead of those received, ids are missing.
+    A count that an event does not mention is None.
+    """
+
+    tokens: list[Token]
+    drawn: int | None = None
+    finish: Finish | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of a text with the bytes it stands for, which may be part of a character."""
+
+    id: int
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a server says of the model it runs."""
+
+    model: str
+    context_tokens: int
+    vocabulary_size: int
+    chat_template: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange(Generic[T_co]):
+    """One route: what is sent (None: a GET) and how the reply is read. `read` raises ValueError on a broken one."""
+
+    path: str
+    body: Callable[..., dict[str, Any] | None]
+    read: Callable[[bytes], T_co]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of server. `generate.read` reads the payload of one server-sent event, the others a whole reply."""
+
+    name: str
+    generate: Exchange[Event]
+    prefill: Exchange[None]
+    render: Exchange[str]
+    tokenize: Exchange[list[int]]
+    pieces: Exchange[list[Piece]]
+    top_after: Exchange[tuple[tuple[int, float], ...]]
+    detokenize: Exchange[str]
+    facts: tuple[Exchange[Any], ...]
+    model_info: Callable[..., ModelInfo]
+
+
+# llama.cpp's own server ----------------------------------------------------------------------------------------------
+
+
+class _Top(Struct, gc=False):
+    id: int
+    logprob: float
+
+
+class _Prob(Struct):
+    id: int
+    logprob: float
+    top_logprobs: list[_Top]
+
+
+class _Progress(Struct, gc=False):
+    cache: int
+
+
+class _Timings(Struct, gc=False):
+    cache_n: int = 0
+
+
+class _Completion(Struct):
+    content: str
+    tokens: list[int]
+    stop: bool
+    tokens_predicted: int
+    tokens_evaluated: int
+    completion_probabilities: list[_Prob] = field(default_factory=list)
+    prompt_progress: _Progress | None = None
+    stop_type: str = ""
+    timings: _Timings | None = None
+
+
+class _Final(Struct):
+    stop: bool
+
+
+class _Prompt(Struct):
+    prompt: str
+
+
+class _Ids(Struct):
+    tokens: list[int]
+
+
+class _Piece(Struct):
+    id: int
+    piece: str | list[int]
+
+
+class _Pieces(Struct):
+    tokens: list[_Piece]
+
+
+class _Content(Struct):
+    content: str
+
+
+class _Generation(Struct):
+    n_ctx: int
+
+
+class _Props(Struct):
+    default_generation_settings: _Generation
+    chat_template: str
+
+
+class _Meta(Struct):
+    n_vocab: int
+
+
+class _Model(Struct):
+    id: str
+    meta: _Meta
+
+
+class _Models(Struct):
+    data: list[_Model]
+
+
+_decode_completion = Decoder(_Completion).decode
+_decode_final = Decoder(_Final).decode
+_FINISH: dict[str, Finish] = {"eos": "stop", "word": "stop", "limit": "length"}
+
+
+def _samplers(sampling: Sampling) -> list[str]:
+    """Only what was asked for, in vLLM's order: llama.cpp's own cuts by top-p before it applies the temperature."""
+    asked = {
+        "penalties": sampling.presence_penalty != 0 or sampling.frequency_penalty != 0,
+        "temperature": True,
+        "min_p": sampling.min_p > 0,
+        "top_k": sampling.top_k > 0,
+        "top_p": sampling.top_p < 1,
+    }
+    return [name for name, wanted in asked.items() if wanted]
+
+
+def _completion_body(draw: Draw) -> dict[str, Any]:
+    sampling = draw.sampling
+    return {
+        "prompt": draw.ids,
+        "n_predict": draw.max_tokens,
+        "stream": True,
+        "return_tokens": True,
+        "return_progress": True,  # the only word on cached tokens that a stream closed early gets to see
+        "n_probs": draw.top,
+        "post_sampling_probs": False,
+        "cache_prompt": True,
+        "preserved_tokens": THOUGHT_TAGS,  # shown as text where a file declares them as control tokens
+        "samplers": _samplers(sampling),
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_penalty": 1.0,
+        "repeat_last_n": draw.max_tokens,  # the prompt's last tokens count too: there is no way to leave them out
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "seed": sampling.seed & _UINT32,
+    }
+
+
+def _read_completion(data: bytes) -> Event:
+    """An event holds one token, or none: progress of the prompt (which carries a token 0 that nobody drew), the end."""
+    reply = _decode_completion(data)
+    if reply.prompt_progress is not None:
+        return Event([], None, None, reply.tokens_evaluated, reply.prompt_progress.cache)
+    if reply.stop:
+        finish = _FINISH.get(reply.stop_type)
+        if finish is None:
+            raise ValueError(f"unknown stop_type {reply.stop_type!r}")
+        cached = reply.timings.cache_n if reply.timings else None
+        return Event([], reply.tokens_predicted, finish, reply.tokens_evaluated, cached)
+    return Event(_drawn(reply), reply.tokens_predicted)
+
+
+def _drawn(reply: _Completion) -> list[Token]:
+    if len(reply.tokens) != 1:
+        raise ValueError(f"{len(reply.tokens)} ids in one event")
+    if not reply.completion_probabilities:
+        return [Token(reply.tokens[0], reply.content)]
+    prob = reply.completion_probabilities[-1]
+    if prob.id != reply.tokens[0]:
+        raise ValueError(f"log-probability of id {prob.id} beside id {reply.tokens[0]}")
+    return [Token(prob.id, reply.content, prob.logprob, tuple([(top.id, top.logprob) for top in prob.top_logprobs]))]
+
+
+def _top_after_body(ids: Sequence[int], top: int) -> dict[str, Any]:
+    # Forced to draw a whole character, for half a one comes without log-probabilities. Bias does not touch these.
+    forced = {"temperature": 0.0, "samplers": ["temperature"], "logit_bias": [["a", 1000]]}
+    return {"prompt": ids, "n_predict": 1, "n_probs": top, "cache_prompt": True, "post_sampling_probs": False} | forced
+
+
+def _read_top_after(data: bytes) -> tuple[tuple[int, float], ...]:
+    return tuple((top.id, top.logprob) for top in _decode_completion(data).completion_probabilities[0].top_logprobs)
+
+
+def _read_prefill(data: bytes) -> None:
+    if not _decode_final(data).stop:
+        raise ValueError("prefill did not end")
+
+
+def _tokenize_body(text: str, *, special: bool, begin: bool = False) -> dict[str, Any]:
+    return {"content": text, "parse_special": special, "add_special": begin}
+
+
+def _read_pieces(data: bytes) -> list[Piece]:
+    tokens = Decoder(_Pieces).decode(data).tokens
+    return [Piece(t.id, t.piece.encode() if isinstance(t.piece, str) else bytes(t.piece)) for t in tokens]
+
+
+def _llamacpp_info(props: _Props, models: _Models) -> ModelInfo:
+    model = models.data[0]
+    return ModelInfo(model.id, props.default_generation_settings.n_ctx, model.meta.n_vocab, props.chat_template)
+
+
+def _render_body(messages: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": list(messages), "add_generation_prompt": True}
+
+
+LLAMACPP = Dialect(
+    name="llamacpp",
+    generate=Exchange("/completion", _completion_body, _read_completion),
+    # n_predict 0 fills the cache; the one token that the reply then shows is drawn from it and forgotten.
+    prefill=Exchange("/completion", lambda ids: {"prompt": ids, "n_predict": 0, "cache_prompt": True}, _read_prefill),
+    render=Exchange("/apply-template", _render_body, lambda data: Decoder(_Prompt).decode(data).prompt),
+    tokenize=Exchange("/tokenize", _tokenize_body, lambda data: Decoder(_Ids).decode(data).tokens),
+    pieces=Exchange("/tokenize", lambda text: {"content": text, "with_pieces": True}, _read_pieces),
+    top_after=Exchange("/completion", _top_after_body, _read_top_after),
+    detokenize=Exchange(
+        "/detokenize", lambda ids: {"tokens": ids}, lambda data: Decoder(_Content).decode(data).content
+    ),
+    facts=(
+        Exchange("/props", lambda: None, Decoder(_Props).decode),
+        Exchange("/v1/models", lambda: None, Decoder(_Models).decode),
+    ),
+    model_info=_llamacpp_info,
+)
+
+DIALECTS: dict[str, Dialect] = {LLAMACPP.name: LLAMACPP}

@@ -1,0 +1,266 @@
+"""The tokens of one streamed call, each with its id, and the connection they come over, watched by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from glimprouter.engines.dialects import Draw, Event
+from glimprouter.flow.engine import Finish, Token, Usage
+
+if TYPE_CHECKING:
+    from glimprouter.engines.http import HttpEngine
+
+_ROUNDING = 1e-3
+_MOST_SPARE_TOKENS = 30
+
+
+class Stream:
+    """The tokens of one call, each with its id.
+
+    llama.cpp sends nothing for a token that ends within a character, and only counts it. The ids of such tokens are
+    learnt from the text that the next token completes. Where that cannot be sure (bytes that are no UTF-8), the engine
+    is set to continue from the ids of the text as shown, and a character cut off by the limit is drawn again: each
+    time a new request, a leg, that continues the ids known so far.
+    """
+
+    def __init__(self, engine: HttpEngine, draw: Draw, usage: Usage, vocabulary_size: int) -> None:
+        self._engine = engine
+        self._draw = draw
+        self._usage = usage
+        self._vocabulary_size = vocabulary_size
+        self._ids: list[int] = []
+        self._leg_start = 0
+        self._spare_tokens = 0
+        self._restarts = 0
+        self._ready: deque[Token] = deque()
+        self._held: Token | None = None  # it shows no text: perhaps the end token, which the next event tells
+        self._done = False
+        self._connection = Connection(engine, is_first=lambda: not self._ids)
+
+    def __aiter__(self) -> AsyncIterator[Token]:
+        return self
+
+    async def __anext__(self) -> Token:
+        while not self._ready:
+            if self._done:
+                raise StopAsyncIteration
+            if not self._connection.is_open:
+                await self.open()
+            for event in await self._connection.events():
+                await self._take_event(event)
+                if not self._connection.is_open:
+                    break
+        self._connection.rest()
+        return self._ready.popleft()
+
+    async def open(self) -> None:
+        """Begin a leg: the first one, or one that continues what is known by now."""
+        left = self._draw.max_tokens - len(self._ids)
+        sampling = self._draw.sampling
+        if self._restarts:
+            sampling = replace(sampling, seed=(sampling.seed + self._restarts) % 2**63)
+        await self._connection.open(
+            Draw([*self._draw.ids, *self._ids], sampling, left + self._spare_tokens, self._draw.top)
+        )
+        self._leg_start = len(self._ids)
+
+    def close(self) -> None:
+        self._done = True
+        self._connection.close()
+
+    async def _take_event(self, event: Event) -> None:
+        if self._restarts == 0:
+            self._note_usage(event)
+        missing = 0
+        if event.drawn is not None:
+            missing = event.drawn - (len(self._ids) - self._leg_start) - len(event.tokens)
+        if missing < 0:
+            raise self._engine.broken(f"{-missing} more tokens arrived than were drawn")
+        if event.finish is not None:
+            self._end(event, missing)
+        elif missing:
+            await self._recover(event.tokens[0], missing)
+        else:
+            for token in event.tokens:
+                self._take(token)
+
+    def _note_usage(self, event: Event) -> None:
+        if event.prompt_tokens is not None:
+            self._usage.prompt_tokens = event.prompt_tokens
+        if event.cached_tokens is not None:
+            self._usage.cached_tokens = event.cached_tokens
+
+    def _take(self, token: Token) -> None:
+        self._check(token)
+        self._release()
+        self._ids.append(token.id)
+        if token.text:
+            self._give(token)
+        else:
+            self._held = token
+        if self._spare_tokens and len(self._ids) >= self._draw.max_tokens:
+            self._finish("length")
+
+    def _check(self, token: Token) -> None:
+        """Cheap enough for every token; the rest of the list is sorted below its first entry."""
+        size = self._vocabulary_size
+        if not 0 <= token.id < size:
+            raise self._engine.broken(f"id {token.id} is outside the vocabulary of {size}")
+        if token.logprob is not None and not -math.inf <= token.logprob <= _ROUNDING:
+            raise self._engine.broken(f"log-probability {token.logprob} of id {token.id}")
+        if token.top and not (0 <= token.top[0][0] < size and token.top[-1][1] <= token.top[0][1] <= _ROUNDING):
+            raise self._engine.broken(f"log-probabilities that are none: {token.top[:2]} ... {token.top[-1]}")
+
+    def _give(self, token: Token) -> None:
+        self._usage.generated_tokens += 1
+        self._ready.append(token)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._give(self._held)
+            self._held = None
+
+    def _finish(self, why: Finish) -> None:
+        self._release()
+        self._ready.append(Token(-1, "", finish=why))
+        self.close()
+
+    def _end(self, event: Event, missing: int) -> None:
+        """The leg is over. Of an answer that ended by itself within a character, the half is dropped."""
+        if event.finish == "stop":
+            if self._held is not None and not missing:
+                self._held = None
+                self._ids.pop()
+            self._finish("stop")
+        elif missing and len(self._ids) < self._draw.max_tokens:
+            self._restart(spare_tokens=self._spare_tokens + 3)
+        else:
+            self._finish("length")
+
+    async def _recover(self, token: Token, missing: int) -> None:
+        """`token` completes a character that `missing` tokens before it began."""
+        self._check(token)
+        self._release()
+        pieces = await self._engine.pieces(token.text)
+        certain = len(pieces) == missing + 1 and pieces[-1].id == token.id
+        if not certain or self._draw.top:
+            self._restart()
+        decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        for index, piece in enumerate(pieces):
+            text = decode(piece.raw, final=index == len(pieces) - 1)
+            if certain and piece is pieces[-1]:
+                self._give(replace(token, text=text))
+            else:
+                top = await self._engine.top_after([*self._draw.ids, *self._ids], self._draw.top)
+                self._give(Token(piece.id, text, dict(top).get(piece.id), top))
+            self._ids.append(piece.id)
+            if len(self._ids) >= self._draw.max_tokens:
+                self._finish("length")
+                return
+
+    def _restart(self, *, spare_tokens: int = 0) -> None:
+        """Have the next leg begin at the ids known by now."""
+        self._connection.close()
+        self._spare_tokens = spare_tokens
+        self._restarts += 1
+        if spare_tokens > _MOST_SPARE_TOKENS:
+            raise self._engine.broken("the tokens it draws end in no whole character")
+
+
+class Connection:
+    """One streamed reply after the other, watched by the clock while somebody waits for it."""
+
+    def __init__(self, engine: HttpEngine, *, is_first: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._is_first = is_first
+        self._response: aiohttp.ClientResponse | None = None
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._ends = self._loop.time() + engine.timeouts.total_s
+        self._deadline = math.inf
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._response is not None
+
+    async def open(self, draw: Draw) -> None:
+        generate = self._engine.dialect.generate
+        allowed_s = self._allowed_s()
+        try:
+            async with asyncio.timeout(allowed_s):
+                self._response = await self._engine.request(generate.path, generate.body(draw))
+        except TimeoutError:
+            raise self._engine.late("no token", allowed_s) from None
+        self._rest = b""
+
+    def close(self) -> None:
+        """Hang up, which stops the engine. llama.cpp closes the connection after a stream anyway."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def rest(self) -> None:
+        """Nobody waits now: the clock stands still."""
+        self._deadline = math.inf
+
+    async def events(self) -> list[Event]:
+        """What has arrived, waiting for it if need be; may be nothing yet."""
+        data = await self._receive()
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        return [self._engine.read_event(line) for line in lines if line.startswith((b"data:", b"error:"))]
+
+    async def _receive(self) -> bytes:
+        response = self._response
+        assert response is not None
+        self._watch()
+        try:
+            data = await response.content.readany()
+        except (aiohttp.ClientError, ConnectionError) as error:
+            if not self._expired:
+                raise self._engine.lost(error) from error
+            if self._loop.time() >= self._ends:
+                raise self._engine.late("no end of the stream", self._engine.timeouts.total_s) from None
+            raise self._engine.late("no token", self._allowed_s()) from None
+        if not data:
+            raise self._engine.lost("the stream ended without its last event")
+        return data
+
+    def _allowed_s(self) -> float:
+        timeouts = self._engine.timeouts
+        return timeouts.first_token_s if self._is_first() else timeouts.between_tokens_s
+
+    def _watch(self) -> None:
+        """One lazy timer: to set one for every token would cost as much as reading it.
+
+        The deadline stays while only comments arrive, which servers send to keep the connection alive.
+        """
+        now = self._loop.time()
+        self._deadline = min(self._deadline, now + self._allowed_s(), self._ends)
+        if self._timer is not None and self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            if self._deadline < math.inf:
+                self._timer = self._loop.call_at(self._deadline, self._expire)
+        elif self._response is not None:
+            self._expired = True
+            self._response.close()
