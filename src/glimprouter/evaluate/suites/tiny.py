@@ -33,7 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 _SEED_BASE: dict[str, int] = {"train": 0, "calibrate": 1_000_000_000, "report": 2_000_000_000}
 _EQUATION = re.compile(r"(-?\d+) = (-?\d+) ([-+*/]) (-?\d+)(?: \* (\d+))?\.")
-_LEGS = re.compile(r"(\d+) legs on (\d+) ([a-z ]+), (\d+) each\.")
+_LEGS = re.compile(r"(-?\d+) legs on (\d+) ([a-z ]+), (\d+) each\.")
 
 
 @dataclass(frozen=True, slots=True)
