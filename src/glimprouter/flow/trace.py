@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from glimprouter.config import Sampling, Side
+from glimprouter.config import SIDES, Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
 
@@ -135,20 +136,29 @@ class Trace(msgspec.Struct, kw_only=True):
         return [step.glimpse.entropy_nats for step in self.steps if step.glimpse is not None]
 
 
+class Times(msgspec.Struct, kw_only=True):
+    """Over the answers that finished; over all where none did."""
+
+    mean_ms: float
+    median_ms: float
+
+
 class Summary(msgspec.Struct, kw_only=True):
-    """Folds over many traces; every mean is over answers."""
+    """Folds over many traces. Shares and means of steps are pooled over all steps (or tokens) of all answers."""
 
     answers: int
     failed: int
+    policies: dict[str, int]
     steps: int
+    thought_tokens: int
     large_token_share: float
     large_step_share: float
-    mean_wall_ms: float
-    median_wall_ms: float
-    mean_first_token_ms: float
-    mean_thought_ms: float
-    mean_answer_ms: float
-    mean_handover_ms: float
+    handovers: int
+    wall: Times
+    first_token: Times
+    thought: Times
+    answer: Times
+    handover: Times
     small: ModelUsage
     large: ModelUsage
     thought_ends: dict[str, int]
@@ -156,44 +166,68 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 def summarise(traces: Iterable[Trace]) -> Summary:
-    """Shares are pooled over tokens and steps, times are means (and one median) over answers."""
+    """Raises ConfigError where there is no trace to summarise."""
     many = list(traces)
     if not many:
-        raise ConfigError("no traces to summarise: the file holds none", field="trace")
-    tokens = {who: sum(trace.thought_tokens(who) for trace in many) for who in ("small", "large")}
+        raise ConfigError("no traces to summarise: there are none in the file", field="trace")
+    tokens = {who: sum(trace.thought_tokens(who) for trace in many) for who in SIDES}
     steps = [step for trace in many for step in trace.steps]
-    ends: dict[str, int] = {}
-    for trace in many:
-        ends[trace.thought_end] = ends.get(trace.thought_end, 0) + 1
+    finished = [trace for trace in many if trace.error is None] or many
     return Summary(
         answers=len(many),
         failed=sum(trace.error is not None for trace in many),
+        policies=dict(Counter(trace.policy for trace in many).most_common()),
         steps=len(steps),
+        thought_tokens=sum(tokens.values()),
         large_token_share=tokens["large"] / max(1, sum(tokens.values())),
         large_step_share=sum(step.author == "large" for step in steps) / max(1, len(steps)),
-        mean_wall_ms=statistics.fmean(trace.wall_ms for trace in many),
-        median_wall_ms=statistics.median(trace.wall_ms for trace in many),
-        mean_first_token_ms=statistics.fmean(trace.first_token_ms for trace in many),
-        mean_thought_ms=statistics.fmean(trace.thought_ms for trace in many),
-        mean_answer_ms=statistics.fmean(trace.answer_ms for trace in many),
-        mean_handover_ms=statistics.fmean(trace.handover_ms for trace in many),
+        handovers=sum(trace.handovers for trace in many),
+        wall=_times(trace.wall_ms for trace in finished),
+        first_token=_times(trace.first_token_ms for trace in finished),
+        thought=_times(trace.thought_ms for trace in finished),
+        answer=_times(trace.answer_ms for trace in finished),
+        handover=_times(trace.handover_ms for trace in finished),
         small=_total(trace.small for trace in many),
         large=_total(trace.large for trace in many),
-        thought_ends=ends,
+        thought_ends=dict(Counter(trace.thought_end for trace in many).most_common()),
         entropies_nats=[value for trace in many for value in trace.entropies_nats],
     )
 
 
+def _times(values: Iterable[float]) -> Times:
+    all_ms = list(values)
+    return Times(mean_ms=statistics.fmean(all_ms), median_ms=statistics.median(all_ms))
+
+
 def _total(usages: Iterable[ModelUsage]) -> ModelUsage:
-    total = ModelUsage()
-    for usage in usages:
-        total.model = usage.model
-        total.calls += usage.calls
-        total.prompt_tokens += usage.prompt_tokens
-        total.cached_tokens += usage.cached_tokens
-        total.new_tokens += usage.new_tokens
-        total.discarded_tokens += usage.discarded_tokens
-    return total
+    many = list(usages)
+    counts = {name: sum(getattr(usage, name) for usage in many) for name in ModelUsage.__struct_fields__[1:]}
+    return ModelUsage(model=", ".join(dict.fromkeys(usage.model for usage in many)), **counts)
+
+
+class ThresholdRow(msgspec.Struct, kw_only=True):
+    """`above_share` of the steps seen have more entropy than `threshold_nats`; at most `wanted_share` have."""
+
+    wanted_share: float
+    threshold_nats: float
+    above_share: float
+
+
+def thresholds(entropies_nats: Iterable[float], wanted_shares: Iterable[float]) -> list[ThresholdRow]:
+    """For each share the threshold that sends at most that share of these steps, and as near as can be, to large.
+
+    It lies midway between two entropies that were seen, so that rounding it moves no step. Empty without entropies.
+    """
+    seen = sorted(entropies_nats, reverse=True)
+    return [_threshold(seen, share) for share in wanted_shares] if seen else []
+
+
+def _threshold(seen: list[float], share: float) -> ThresholdRow:
+    """`seen` from the highest down; the first that is not to be above sets the threshold."""
+    first_below = seen[min(math.floor(share * len(seen) + 1e-9), len(seen) - 1)] if share < 1.0 else 0.0
+    above = [value for value in seen if value > first_below]
+    threshold = (above[-1] + first_below) / 2 if above else first_below
+    return ThresholdRow(wanted_share=share, threshold_nats=threshold, above_share=len(above) / len(seen))
 
 
 def histogram(values: Iterable[float], *, bins: int, high: float) -> list[int]:
@@ -244,18 +278,24 @@ def read(path: Path) -> Iterator[Trace]:
     Raises ConfigError naming the line that does not parse; an incomplete last line (a killed writer) is passed over.
     """
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with path.open("rb") as file:
+            yield from _traces(path, file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a trace file", field="trace") from error
+
+
+def _traces(path: Path, lines: Iterable[bytes]) -> Iterator[Trace]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            yield _parse(line)
+            trace = _parse(line)
         except msgspec.DecodeError as error:
-            if number == len(lines) and not line.endswith(b"\n"):
+            # Only the last line can be without its end.
+            if not line.endswith(b"\n"):
                 return
             raise ConfigError(f"{path}:{number}: not a trace of this version ({error})", field="trace") from error
+        yield trace
 
 
 class _Holder(msgspec.Struct):
