@@ -287,8 +287,8 @@ async def open_server(url: str, *, side: str) -> HttpEngine:
     except EngineError as error:
         await engine.close()
         raise ModelError(
-            f"--{side} {url}: no llama.cpp server that can be used: {error}; give the address of one (http://host:port) "
-            f"that is up, and its key, if it has one, in {KEY_VARIABLE[side]}",
+            f"--{side} {url}: no llama.cpp server that can be used: {error}; give the address of one "
+            f"(http://host:port) that is up, and its key, if it has one, in {KEY_VARIABLE[side]}",
             field=side,
         ) from error
     except BaseException:

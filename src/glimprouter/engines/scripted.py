@@ -1,0 +1,293 @@
+"""The fake: an engine that writes what a script says. Deterministic, in process; for tests, documentation, benchmarks.
+
+    small = ScriptedEngine([Line("Add 2 and 2.\\n\\n"), Line("So x = 4.\\n\\n", entropy_nats=1.8)], answer="4")
+
+It has no memory: what comes next follows from the text it is asked to continue, whoever wrote that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+from glimprouter.config import Sampling
+from glimprouter.errors import ContextError, EngineUnavailable
+from glimprouter.flow.engine import EngineFacts, Finish, Message, Token, Usage
+
+CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+_WRITING = "<|im_start|>assistant\n"
+_BLANK = re.compile(r"\n\n+")
+_REMEMBERED_PREFIXES = 15
+NEARLY_CERTAIN_NATS = 0.05
+
+Opening = Literal["model", "template", "closed"]
+"""Who opens the thought: the model itself (Qwen3), its template (R1), or the template that also closes it at once."""
+
+_OPENINGS: dict[Opening, str] = {"model": "", "template": "<think>\n", "closed": "<think>\n\n</think>\n\n"}
+
+
+class Vocabulary:
+    """Words, white space and punctuation, numbered as they are met; ".\\n\\n" is one token, as in real ones.
+
+    Engines that share one exchange ids. Another `first_id` makes another vocabulary.
+    """
+
+    size = 100_000
+    _pieces = re.compile(r"[.:;,!?)]*\n\n+| ?\w+|\s|[^\w\s]")
+    _special_pieces = re.compile("|".join([*map(re.escape, CONTROL), _pieces.pattern]))
+
+    def __init__(self, first_id: int = 0) -> None:
+        self.name = f"scripted-{first_id}"
+        self._texts: dict[int, str] = {}
+        self._ids: dict[str, int] = {}
+        self._first_id = first_id
+        for text in CONTROL:
+            self.id_of(text)
+
+    def id_of(self, piece: str) -> int:
+        if piece not in self._ids:
+            self._ids[piece] = self._first_id + len(self._ids)
+            self._texts[self._ids[piece]] = piece
+        return self._ids[piece]
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        pieces = self._special_pieces if special else self._pieces
+        return [self.id_of(piece) for piece in pieces.findall(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self._texts[id_] for id_ in ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A step that an engine wants to write, and the entropy of its first token; the others are nearly certain."""
+
+    text: str
+    entropy_nats: float = NEARLY_CERTAIN_NATS
+
+
+Script = Sequence[Line | str] | Callable[[str], Line | str]
+"""The steps of a thought by position, or what comes after the text the model has written so far ("" ends it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What things cost, in milliseconds."""
+
+    first_token_ms: float = 0.0
+    token_ms: float = 0.0
+    prefill_token_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Call:
+    """One call as it was made. `taken` counts tokens delivered; `closed_early`: left before the stream's end."""
+
+    kind: Literal["generate", "prefill"]
+    ids: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 0
+    top: int = 0
+    taken: int = 0
+    closed_early: bool = False
+
+
+class ScriptedEngine:
+    """Writes a script. What was asked of it stands in `calls`; `fail_after_tokens` may be changed at any time."""
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        answer: str = "Done.",
+        name: str = "scripted",
+        vocabulary: Vocabulary | None = None,
+        opening: Opening = "model",
+        context_tokens: int = 32_768,
+        pace: Pace | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        fail_after_tokens: int | None = None,
+    ) -> None:
+        """A list of steps is followed by the closing tag and `answer`; a function writes those itself. `sleep` takes
+        seconds and is called only where `pace` says that something takes time."""
+        self.name = name
+        self.calls: list[Call] = []
+        self.fail_after_tokens = fail_after_tokens
+        self.closed = False
+        self._script = script
+        self._answer = answer
+        self._vocabulary = vocabulary or Vocabulary()
+        self._opening = opening
+        self._context_tokens = context_tokens
+        self._pace = pace or Pace()
+        self._sleep = sleep
+        self._cache: list[list[int]] = []
+
+    async def facts(self) -> EngineFacts:
+        template = f"<|im_start|>...<think>...</think> ({self._opening} opens the thought)"
+        return EngineFacts(self.name, self._context_tokens, Vocabulary.size, self._vocabulary.name, template)
+
+    async def render(self, messages: Sequence[Message]) -> str:
+        turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
+        return "".join([*turns, _WRITING, _OPENINGS[self._opening]])
+
+    async def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return self._vocabulary.encode(text, special=special)
+
+    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        encode = self._vocabulary.encode
+        ids: list[int] = []
+        for message in messages:
+            ids += encode(f"<|im_start|>{message['role']}\n", special=True)
+            ids += encode(message["content"], special=False)
+            ids += encode("<|im_end|>\n", special=True)
+        return await self.render(messages), ids + encode(_WRITING + _OPENINGS[self._opening], special=True)
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        return self._vocabulary.decode(ids)
+
+    @asynccontextmanager
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+    ) -> AsyncIterator[AsyncIterator[Token]]:
+        self._check_room(ids)
+        call = Call("generate", tuple(ids), sampling, max_tokens, top, closed_early=True)
+        self.calls.append(call)
+        usage.prompt_tokens = len(ids)
+        usage.cached_tokens = self._cached(ids)
+        tokens = self._tokens(call, usage)
+        try:
+            yield tokens
+        finally:
+            await tokens.aclose()
+
+    async def prefill(self, ids: Sequence[int]) -> None:
+        self._check_room(ids)
+        self.calls.append(Call("prefill", tuple(ids)))
+        await self._spend(self._pace.prefill_token_ms * (len(ids) - self._cached(ids)))
+        self._remember(list(ids))
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _tokens(self, call: Call, usage: Usage) -> AsyncGenerator[Token, None]:
+        ids = list(call.ids)
+        room = min(call.max_tokens, self._context_tokens - len(ids))
+        self._remember(ids)
+        await self._spend(self._pace.first_token_ms + self._pace.prefill_token_ms * (len(ids) - usage.cached_tokens))
+        finish: Finish = "stop"
+        for id_, entropy_nats in self._wanted(self._vocabulary.decode(ids)):
+            if call.taken == room:
+                finish = "length"
+                break
+            if call.taken:
+                await self._spend(self._pace.token_ms)
+            self._fail_if_due()
+            ids.append(id_)
+            usage.generated_tokens += 1
+            call.taken += 1
+            top = distribution(id_, entropy_nats, call.top)
+            yield Token(id_, self._vocabulary.decode([id_]), top[0][1] if top else None, top)
+        call.closed_early = False
+        yield Token(-1, "", finish=finish)
+
+    def _wanted(self, prefix: str) -> Iterator[tuple[int, float]]:
+        """Ids to the end of all it has to say, each with the entropy of its distribution."""
+        written = prefix.rpartition(_WRITING)[2]
+        while (line := self._next(written)).text:
+            first, *others = self._vocabulary.encode(line.text, special=True)
+            yield first, line.entropy_nats
+            yield from ((id_, NEARLY_CERTAIN_NATS) for id_ in others)
+            written += line.text
+
+    def _next(self, written: str) -> Line:
+        """What comes after `written`, the model's turn so far; an empty line ends it."""
+        if callable(self._script):
+            return _line(self._script(written))
+        thought, closed, answer = written.partition("</think>")
+        if closed:
+            return Line(f"\n\n{self._answer}"[len(answer) :])
+        opened, opening, body = thought.rpartition("<think>\n")
+        return self._next_step(body) if opening else Line("<think>\n"[len(opened) :])
+
+    def _next_step(self, body: str) -> Line:
+        """The step that stands at the place the thought has reached, counted in blank lines, or the rest of it."""
+        assert not callable(self._script)
+        ends = [match.end() for match in _BLANK.finditer(body)]
+        start = counted = 0
+        for line in map(_line, self._script):
+            counted += max(1, len(_BLANK.findall(line.text)))
+            if counted <= len(ends):
+                start = ends[counted - 1]
+                continue
+            begun = len(body) - start
+            return Line(line.text[begun:] or "\n\n") if begun else line
+        return Line(f"</think>\n\n{self._answer}")
+
+    def _check_room(self, ids: Sequence[int]) -> None:
+        self._fail_if_due()
+        if len(ids) >= self._context_tokens:
+            raise ContextError(
+                f"{self.name}: the prompt has {len(ids)} tokens, the context holds {self._context_tokens}; shorten it",
+                field="question",
+            )
+
+    def _fail_if_due(self) -> None:
+        if self.fail_after_tokens is not None and sum(call.taken for call in self.calls) >= self.fail_after_tokens:
+            raise EngineUnavailable(f"{self.name}: out of order, as its script wants it", engine=self.name)
+
+    def _cached(self, ids: Sequence[int]) -> int:
+        """How much of a prefix was seen before; the last token is always processed, as real engines do."""
+        shared = max((_shared(seen, ids) for seen in self._cache), default=0)
+        return max(0, min(shared, len(ids) - 1))
+
+    def _remember(self, ids: list[int]) -> None:
+        self._cache = [*self._cache[-_REMEMBERED_PREFIXES:], ids]
+
+    async def _spend(self, duration_ms: float) -> None:
+        if duration_ms > 0:
+            await self._sleep(duration_ms / 1000)
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the common prefix."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _line(item: Line | str) -> Line:
+    return Line(item) if isinstance(item, str) else item
+
+
+def distribution(id_: int, entropy_nats: float, top: int) -> tuple[tuple[int, float], ...]:
+    """The `top` most likely (id, logprob) of a distribution that has the entropy asked for, `id_` first.
+
+    All others are equally likely, and no more of them than are shown, unless the entropy takes more.
+    """
+    if not top:
+        return ()
+    first, other = _two_levels(entropy_nats, max(top, 2, math.ceil(math.exp(entropy_nats)) + 1))
+    others = [candidate for candidate in range(top) if candidate != id_][: top - 1]
+    return ((id_, first), *((candidate, other) for candidate in others))
+
+
+@lru_cache
+def _two_levels(entropy_nats: float, outcomes: int) -> tuple[float, float]:
+    """Log-probabilities of one outcome and of each of the others. Bisects their difference; entropy falls with it."""
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        log_sum = _log_sum(middle, outcomes)
+        entropy = log_sum - middle * math.exp(middle - log_sum)
+        low, high = (middle, high) if entropy > entropy_nats else (low, middle)
+    return low - _log_sum(low, outcomes), -_log_sum(low, outcomes)
+
+
+def _log_sum(difference: float, outcomes: int) -> float:
+    return difference + math.log1p((outcomes - 1) * math.exp(-difference))
