@@ -74,6 +74,7 @@ class Routing:
     max_answer_tokens: int = 2048
     glimpse_top: int = 20
     loop_repeats: int = 3
+    warm: bool = True
 
     def __post_init__(self) -> None:
         if self.threshold is not None:

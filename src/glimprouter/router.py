@@ -58,7 +58,7 @@ class Router:
         yield Started(trace)
         try:
             async with self._writers(request, trace, prompts) as writers:
-                flow = Dispatch(request, writers, trace, begun=begun, clock=self._clock)
+                flow = Dispatch(request, writers, trace, authors=policy.authors, begun=begun, clock=self._clock)
                 while flow.thinking:
                     who = await flow.decide(policy)
                     async for event in flow.write(who):

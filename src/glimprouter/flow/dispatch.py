@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 
 from glimprouter.config import SIDES, Side
 from glimprouter.flow.answer import Event, HoldBack, StepFinished, StepStarted, Text
@@ -29,8 +29,16 @@ class Dispatch:
     """One answer under way. `thinking` is true until the thought has ended, for whatever reason."""
 
     def __init__(
-        self, request: Request, pair: WriterPair, trace: Trace, *, begun: float, clock: Callable[[], float]
+        self,
+        request: Request,
+        pair: WriterPair,
+        trace: Trace,
+        *,
+        authors: Collection[Side],
+        begun: float,
+        clock: Callable[[], float],
     ) -> None:
+        """`authors` are the models that the policy may let write; `begun` is when the request came, by `clock` (s)."""
         self._request = request
         self._pair = pair
         self._trace = trace
@@ -40,6 +48,7 @@ class Dispatch:
         self._glimpses: dict[Side, Glimpse] = {}
         self._opened = False
         self._rounds = 0
+        self._warmed = {*authors, request.routing.answer_by} if request.routing.warm else set[Side]()
         routing = request.routing
         self._tokens = 0
         self._loops = LoopWatch(routing.loop_repeats)
@@ -74,7 +83,10 @@ class Dispatch:
         step.handover = self._opened or not writer.is_open
         self._trace.steps.append(step)
         # Only now: until the verdict the other's stream ran on, so that there is no gap where it stays the writer.
-        await self._pair.other(who).stop()
+        idle = self._pair.other(who)
+        await idle.stop()
+        if idle.side in self._warmed:
+            idle.warm()
         yield StepStarted(step)
         guard = HoldBack(writer.prompt.format.close_tag)
         end: StepEnd | None = None
@@ -88,7 +100,7 @@ class Dispatch:
         if rest := guard.flush():
             yield Text(who, "thought", rest)
         self._finish(step, end)
-        self._pair.other(who).hear(self._passage(step, writer))
+        idle.hear(self._passage(step, writer))
         yield StepFinished(step)
 
     def _append(self, step: Step, writer: Writer, token: Token) -> Mark:

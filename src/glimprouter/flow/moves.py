@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,11 @@ Plan = Generator[Probe, Glimpse, Write]
 
 class StepPolicy(Protocol):
     """Says who writes the next step, given everything written so far. Deterministic given the trace."""
+
+    @property
+    def authors(self) -> Collection[Side]:
+        """The models it may let write."""
+        ...
 
     def plan(self, trace: Trace) -> Plan: ...
 

@@ -6,12 +6,13 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
-from glimprouter.config import SIDES, Sampling, Side
+from glimprouter.config import Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
 
@@ -50,7 +51,10 @@ class Step(msgspec.Struct, kw_only=True):
 
 
 class ModelUsage(msgspec.Struct, kw_only=True):
-    """What one model did for an answer. `new_tokens` stand in it, `discarded_tokens` were drawn and thrown away."""
+    """What one model did for an answer. `new_tokens` stand in it, `discarded_tokens` were drawn and thrown away.
+
+    `warm_calls` read `warm_tokens` ahead while the model was idle; they are not counted in the other numbers.
+    """
 
     model: str = ""
     calls: int = 0
@@ -58,6 +62,8 @@ class ModelUsage(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     new_tokens: int = 0
     discarded_tokens: int = 0
+    warm_calls: int = 0
+    warm_tokens: int = 0
 
 
 class AnswerText(msgspec.Struct, kw_only=True):
@@ -165,32 +171,74 @@ class Summary(msgspec.Struct, kw_only=True):
     entropies_nats: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What a summary keeps of an answer, a hundredth of it, so that files larger than memory can be summed up."""
+
+    policy: str
+    thought_end: str
+    failed: bool
+    tokens: int
+    large_tokens: int
+    steps: int
+    large_steps: int
+    handovers: int
+    wall_ms: float
+    first_token_ms: float
+    thought_ms: float
+    answer_ms: float
+    handover_ms: float
+    small: ModelUsage
+    large: ModelUsage
+    entropies_nats: list[float]
+
+    @classmethod
+    def of(cls, trace: Trace) -> Self:
+        return cls(
+            policy=trace.policy,
+            thought_end=trace.thought_end,
+            failed=trace.error is not None,
+            tokens=trace.thought_tokens(),
+            large_tokens=trace.thought_tokens("large"),
+            steps=len(trace.steps),
+            large_steps=sum(step.author == "large" for step in trace.steps),
+            handovers=trace.handovers,
+            wall_ms=trace.wall_ms,
+            first_token_ms=trace.first_token_ms,
+            thought_ms=trace.thought_ms,
+            answer_ms=trace.answer_ms,
+            handover_ms=trace.handover_ms,
+            small=trace.small,
+            large=trace.large,
+            entropies_nats=trace.entropies_nats,
+        )
+
+
 def summarise(traces: Iterable[Trace]) -> Summary:
     """Raises ConfigError where there is no trace to summarise."""
-    many = list(traces)
+    many = [_Figures.of(trace) for trace in traces]
     if not many:
         raise ConfigError("no traces to summarise: there are none in the file", field="trace")
-    tokens = {who: sum(trace.thought_tokens(who) for trace in many) for who in SIDES}
-    steps = [step for trace in many for step in trace.steps]
-    finished = [trace for trace in many if trace.error is None] or many
+    tokens, steps = sum(one.tokens for one in many), sum(one.steps for one in many)
+    finished = [one for one in many if not one.failed] or many
     return Summary(
         answers=len(many),
-        failed=sum(trace.error is not None for trace in many),
-        policies=dict(Counter(trace.policy for trace in many).most_common()),
-        steps=len(steps),
-        thought_tokens=sum(tokens.values()),
-        large_token_share=tokens["large"] / max(1, sum(tokens.values())),
-        large_step_share=sum(step.author == "large" for step in steps) / max(1, len(steps)),
-        handovers=sum(trace.handovers for trace in many),
-        wall=_times(trace.wall_ms for trace in finished),
-        first_token=_times(trace.first_token_ms for trace in finished),
-        thought=_times(trace.thought_ms for trace in finished),
-        answer=_times(trace.answer_ms for trace in finished),
-        handover=_times(trace.handover_ms for trace in finished),
-        small=_total(trace.small for trace in many),
-        large=_total(trace.large for trace in many),
-        thought_ends=dict(Counter(trace.thought_end for trace in many).most_common()),
-        entropies_nats=[value for trace in many for value in trace.entropies_nats],
+        failed=sum(one.failed for one in many),
+        policies=dict(Counter(one.policy for one in many).most_common()),
+        steps=steps,
+        thought_tokens=tokens,
+        large_token_share=sum(one.large_tokens for one in many) / max(1, tokens),
+        large_step_share=sum(one.large_steps for one in many) / max(1, steps),
+        handovers=sum(one.handovers for one in many),
+        wall=_times(one.wall_ms for one in finished),
+        first_token=_times(one.first_token_ms for one in finished),
+        thought=_times(one.thought_ms for one in finished),
+        answer=_times(one.answer_ms for one in finished),
+        handover=_times(one.handover_ms for one in finished),
+        small=_total(one.small for one in many),
+        large=_total(one.large for one in many),
+        thought_ends=dict(Counter(one.thought_end for one in many).most_common()),
+        entropies_nats=[value for one in many for value in one.entropies_nats],
     )
 
 

@@ -1,19 +1,21 @@
 """One model's side of one answer: the ids of everything so far in its own vocabulary, and its open stream.
 
 A writer's own tokens are kept as drawn. What the other model wrote is taken over once, when this one is next needed:
-as ids where the vocabularies agree, else encoded from text.
+as ids where the vocabularies agree, else encoded from text. While it is idle it may be kept warm: the engine reads
+what has been written meanwhile, so that a hand-over costs a token and not a prefill.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from glimprouter.config import Sampling, Side
-from glimprouter.errors import EngineProtocolError
+from glimprouter.errors import EngineError, EngineProtocolError
 from glimprouter.flow.engine import Engine, Token, Usage
 from glimprouter.flow.glimpse import Glimpse, glimpse_of
 from glimprouter.flow.prompt import Prompt
@@ -51,6 +53,8 @@ class Writer:
         self._context: AbstractAsyncContextManager[AsyncIterator[Token]] | None = None
         self._call = Usage()
         self._taken_of_call = 0
+        self._warming: asyncio.Task[None] | None = None
+        self._read_tokens = 0
 
     @property
     def is_open(self) -> bool:
@@ -60,6 +64,25 @@ class Writer:
     def hear(self, *passages: Passage) -> None:
         """Note what others wrote while this writer was stopped; it is taken over when next a token is drawn."""
         self._heard += passages
+
+    def warm(self) -> None:
+        """Have the engine read, in the background, what it has not read yet. At most one such request at a time."""
+        if self._warming is None and (self._heard or self._read_tokens < len(self._ids)):
+            self._warming = asyncio.create_task(self._prefill())
+
+    async def _prefill(self) -> None:
+        await self._take_over()
+        self.usage.warm_calls += 1
+        self.usage.warm_tokens += len(self._ids) - self._read_tokens
+        self._read_tokens = len(self._ids)
+        await self._engine.prefill(self._ids)
+
+    async def _settle(self) -> None:
+        """Wait for a warming under way: what it reads must be read anyhow. Its failure will show where it matters."""
+        task, self._warming = self._warming, None
+        if task is not None:
+            with suppress(EngineError):
+                await task
 
     async def look(self, step_index: int) -> Glimpse:
         """The distribution of the next visible token; what is read for it stays ahead, to be taken or thrown away."""
@@ -101,11 +124,24 @@ class Writer:
             self.usage.cached_tokens += self._call.cached_tokens
             self.usage.discarded_tokens += max(0, self._call.generated_tokens - self._taken_of_call)
 
-    async def _follow(self) -> None:
-        """Take over what was heard since this writer last wrote."""
-        if not self._heard:
-            return
+    async def close(self) -> None:
+        """Leave the engine alone for good."""
+        task, self._warming = self._warming, None
+        if task is not None:
+            task.cancel()
+            with suppress(EngineError, asyncio.CancelledError):
+                await task
         await self.stop()
+
+    async def _follow(self) -> None:
+        """Be at the end of the common text, ready to draw."""
+        await self._settle()
+        if self._heard:
+            await self.stop()
+            await self._take_over()
+
+    async def _take_over(self) -> None:
+        """Turn what was heard into ids of this model's own."""
         heard, self._heard = self._heard, []
         text = ""
         for passage in heard:
@@ -133,6 +169,7 @@ class Writer:
             )
             self.usage.calls += 1
             self._stream = await self._context.__aenter__()
+            self._read_tokens = len(self._ids)
         try:
             return await anext(self._stream)
         except StopAsyncIteration:
@@ -163,8 +200,8 @@ class WriterPair(AsyncExitStack):
     def __init__(self, small: Writer, large: Writer) -> None:
         super().__init__()
         self._writers: dict[Side, Writer] = {"small": small, "large": large}
-        self.push_async_callback(large.stop)
-        self.push_async_callback(small.stop)
+        self.push_async_callback(large.close)
+        self.push_async_callback(small.close)
 
     def __getitem__(self, side: Side) -> Writer:
         return self._writers[side]

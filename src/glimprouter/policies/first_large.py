@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glimprouter.config import Side
 from glimprouter.flow.moves import Plan, StepPolicy, Write
 from glimprouter.flow.trace import Trace
 
@@ -12,6 +13,10 @@ from glimprouter.flow.trace import Trace
 class FirstLarge:
     policy: StepPolicy
     steps: int
+
+    @property
+    def authors(self) -> set[Side]:
+        return {"large", *self.policy.authors}
 
     def plan(self, trace: Trace) -> Plan:
         if len(trace.steps) < self.steps:

@@ -13,6 +13,10 @@ from glimprouter.flow.trace import Trace
 class Fixed:
     who: Side
 
+    @property
+    def authors(self) -> tuple[Side]:
+        return (self.who,)
+
     def plan(self, trace: Trace) -> Plan:
         yield from ()
         return Write(self.who)

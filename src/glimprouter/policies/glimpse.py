@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glimprouter.config import SIDES
 from glimprouter.flow.moves import Plan, Write, probe
 from glimprouter.flow.trace import Trace
 
@@ -13,6 +14,8 @@ class GlimpsePolicy:
     """Large where H_init > threshold (strictly, as published), and out of a loop; small elsewhere."""
 
     threshold_nats: float
+
+    authors = SIDES
 
     def plan(self, trace: Trace) -> Plan:
         if trace.steps and trace.steps[-1].loop_cycle_steps:

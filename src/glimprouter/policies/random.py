@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from glimprouter.config import SIDES
 from glimprouter.flow.moves import Plan, Write
 from glimprouter.flow.trace import Trace
 
@@ -15,6 +16,8 @@ class RandomPolicy:
 
     p: float
     seed: int
+
+    authors = SIDES
 
     def plan(self, trace: Trace) -> Plan:
         yield from ()

@@ -92,7 +92,12 @@ def score(problem: Problem, answer: str | None) -> float:
     if not answer:
         return 0.0
     dataset = reasoning_gym.create_dataset(problem.family, seed=0, size=1, **FAMILIES[problem.family])
-    return 1.0 if dataset.score_answer(answer.strip(), dict(problem.entry)) >= 1.0 else 0.0
+    try:
+        points = dataset.score_answer(answer.strip(), dict(problem.entry))
+    except (ValueError, TypeError, ArithmeticError):
+        # Some scorers convert before they look: what they cannot read is not an answer.
+        return 0.0
+    return 1.0 if points >= 1.0 else 0.0
 
 
 def solve(problem: Problem) -> Solution:
