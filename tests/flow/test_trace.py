@@ -209,23 +209,20 @@ def test_nothing_cannot_be_summarised() -> None:
         summarise([])
 
 
-@given(st.lists(st.floats(0.0, 12.0) | st.sampled_from([0.0, 0.5, 1.0]), min_size=1), st.floats(0.0, 1.0))
-def test_threshold_sends_at_most_the_wanted_share_to_large_and_the_next_lower_entropy_would_send_more(
-    entropies: list[float], share: float
-) -> None:
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 2.0]), min_size=1), st.floats(0.0, 1.0))
+def test_no_other_threshold_comes_nearer_to_the_wanted_share(entropies: list[float], share: float) -> None:
+    def off(threshold_nats: float) -> float:
+        return abs(sum(value > threshold_nats for value in entropies) / len(entropies) - share)
+
     (row,) = thresholds(entropies, [share])
-    above = [value for value in entropies if value > row.threshold_nats]
-    assert row.above_share == len(above) / len(entropies)
-    assert len(above) <= share * len(entropies) + 1e-6
-    below = [value for value in entropies if value <= row.threshold_nats]
-    if share < 1.0:
-        assert len(above) + below.count(max(below)) > share * len(entropies) - 1e-6
+    assert abs(row.above_share - share) == pytest.approx(off(row.threshold_nats))
+    assert off(row.threshold_nats) <= min(off(other) for other in [0.0, *entropies]) + 1e-9
 
 
 def test_threshold_lies_between_entropies_that_were_seen() -> None:
-    rows = thresholds([0.0, 0.2, 0.4, 1.0], [0.25, 0.3, 0.5, 1.0])
-    assert [row.threshold_nats for row in rows] == pytest.approx([0.7, 0.7, 0.3, 0.1])
-    assert [row.above_share for row in rows] == [0.25, 0.25, 0.5, 0.75]
+    rows = thresholds([0.0, 0.2, 0.4, 1.0], [0.1, 0.25, 0.4, 0.5, 1.0])
+    assert [row.threshold_nats for row in rows] == pytest.approx([1.0, 0.7, 0.3, 0.3, 0.0])
+    assert [row.above_share for row in rows] == [0.0, 0.25, 0.5, 0.5, 0.75]
     assert thresholds([], [0.5]) == []
 
 

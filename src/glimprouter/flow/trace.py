@@ -254,7 +254,7 @@ def _total(usages: Iterable[ModelUsage]) -> ModelUsage:
 
 
 class ThresholdRow(msgspec.Struct, kw_only=True):
-    """`above_share` of the steps seen have more entropy than `threshold_nats`; at most `wanted_share` have."""
+    """`above_share` of the steps seen have more entropy than `threshold_nats`; `wanted_share` was asked for."""
 
     wanted_share: float
     threshold_nats: float
@@ -262,7 +262,7 @@ class ThresholdRow(msgspec.Struct, kw_only=True):
 
 
 def thresholds(entropies_nats: Iterable[float], wanted_shares: Iterable[float]) -> list[ThresholdRow]:
-    """For each share the threshold that sends at most that share of these steps, and as near as can be, to large.
+    """For each share the threshold that sends as nearly as can be that share of these steps to large.
 
     It lies midway between two entropies that were seen, so that rounding it moves no step. Empty without entropies.
     """
@@ -271,11 +271,15 @@ def thresholds(entropies_nats: Iterable[float], wanted_shares: Iterable[float]) 
 
 
 def _threshold(seen: list[float], share: float) -> ThresholdRow:
-    """`seen` from the highest down; the first that is not to be above sets the threshold."""
-    first_below = seen[min(math.floor(share * len(seen) + 1e-9), len(seen) - 1)] if share < 1.0 else 0.0
-    above = [value for value in seen if value > first_below]
-    threshold = (above[-1] + first_below) / 2 if above else first_below
-    return ThresholdRow(wanted_share=share, threshold_nats=threshold, above_share=len(above) / len(seen))
+    """`seen` from the highest down. Equal entropies go to large together or not at all."""
+    wanted = share * len(seen)
+    edge = seen[min(int(wanted), len(seen) - 1)]
+    without, through = (sum(value > edge for value in seen), sum(value >= edge for value in seen))
+    above = min(without, through, key=lambda count: abs(count - wanted))
+    below_nats = seen[above] if above < len(seen) else 0.0
+    threshold = (seen[above - 1] + below_nats) / 2 if above else below_nats
+    above_share = sum(value > threshold for value in seen) / len(seen)
+    return ThresholdRow(wanted_share=share, threshold_nats=threshold, above_share=above_share)
 
 
 def histogram(values: Iterable[float], *, bins: int, high: float) -> list[int]:
