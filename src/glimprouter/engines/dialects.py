@@ -23,12 +23,13 @@ _UINT32 = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What a stream is asked for."""
+    """What a stream is asked for. `shown` are the tokens to be shown as text even if they are control tokens."""
 
     ids: Sequence[int]
     sampling: Sampling
     max_tokens: int
     top: int
+    shown: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -198,7 +199,7 @@ def _completion_body(draw: Draw) -> dict[str, Any]:
         "n_probs": draw.top,
         "post_sampling_probs": False,
         "cache_prompt": True,
-        "preserved_tokens": THOUGHT_TAGS,  # shown as text where a file declares them as control tokens
+        "preserved_tokens": draw.shown,
         "samplers": _samplers(sampling),
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,

@@ -26,7 +26,9 @@ def read_metadata(path: Path) -> dict[str, Scalar]:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _Reader(data).pairs()
-            except (struct.error, KeyError, UnicodeDecodeError, OverflowError) as error:
+            except struct.error as error:
+                raise ValueError("it ends within its header") from error
+            except (KeyError, UnicodeDecodeError, OverflowError) as error:
                 raise ValueError(f"its header is damaged ({error})") from error
 
 

@@ -19,7 +19,7 @@ import orjson
 
 from glimprouter.config import Sampling
 from glimprouter.engines.control import cut, lookalikes, unused_mark, without_thought
-from glimprouter.engines.dialects import LLAMACPP, Dialect, Draw, Event, Exchange, Piece
+from glimprouter.engines.dialects import LLAMACPP, THOUGHT_TAGS, Dialect, Draw, Event, Exchange, Piece
 from glimprouter.engines.stream import Stream
 from glimprouter.errors import (
     ContextError,
@@ -88,7 +88,8 @@ class HttpEngine:
         self.name = name or url
         self.dialect = dialect
         self.timeouts = timeouts or Timeouts()
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
+        self.key = key
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._session: aiohttp.ClientSession | None = None
         self._facts: EngineFacts | None = None
@@ -133,7 +134,9 @@ class HttpEngine:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; at least 1")
         facts = await self.facts()
-        stream = Stream(self, Draw(list(ids), sampling, max_tokens, top), usage, facts.vocabulary_size)
+        # Some files declare them as control tokens, whose text the server would not show.
+        shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
+        stream = Stream(self, Draw(list(ids), sampling, max_tokens, top, shown), usage, facts.vocabulary_size)
         try:
             await stream.open()
             yield stream
@@ -220,7 +223,7 @@ class HttpEngine:
                 connector=connector, headers=self._headers, timeout=timeout, trust_env=False, auto_decompress=False
             )
         method = "GET" if data is None else "POST"
-        return await self._session.request(method, self._url + path, data=data, allow_redirects=False)
+        return await self._session.request(method, self.url + path, data=data, allow_redirects=False)
 
     def _read(self, exchange: Exchange[T], data: bytes) -> T:
         try:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from glimprouter.config import Sampling
 from glimprouter.errors import ContextError, EngineUnavailable
-from glimprouter.flow.engine import EngineFacts, Finish, Message, Token, Usage
+from glimprouter.flow.engine import EngineFacts, Message, Token, Usage
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 _WRITING = "<|im_start|>assistant\n"
@@ -181,10 +181,8 @@ class ScriptedEngine:
         room = min(call.max_tokens, self._context_tokens - len(ids))
         self._remember(ids)
         await self._spend(self._pace.first_token_ms + self._pace.prefill_token_ms * (len(ids) - usage.cached_tokens))
-        finish: Finish = "stop"
         for id_, entropy_nats in self._wanted(self._vocabulary.decode(ids)):
             if call.taken == room:
-                finish = "length"
                 break
             if call.taken:
                 await self._spend(self._pace.token_ms)
@@ -195,7 +193,7 @@ class ScriptedEngine:
             top = distribution(id_, entropy_nats, call.top)
             yield Token(id_, self._vocabulary.decode([id_]), top[0][1] if top else None, top)
         call.closed_early = False
-        yield Token(-1, "", finish=finish)
+        yield Token(-1, "", finish="length" if call.taken == room else "stop")
 
     def _wanted(self, prefix: str) -> Iterator[tuple[int, float]]:
         """Ids to the end of all it has to say, each with the entropy of its distribution."""

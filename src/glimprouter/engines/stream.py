@@ -63,13 +63,12 @@ class Stream:
 
     async def open(self) -> None:
         """Begin a leg: the first one, or one that continues what is known by now."""
-        left = self._draw.max_tokens - len(self._ids)
-        sampling = self._draw.sampling
+        draw = self._draw
         if self._restarts:
-            sampling = replace(sampling, seed=(sampling.seed + self._restarts) % 2**63)
-        await self._connection.open(
-            Draw([*self._draw.ids, *self._ids], sampling, left + self._spare_tokens, self._draw.top)
-        )
+            sampling = replace(draw.sampling, seed=(draw.sampling.seed + self._restarts) % 2**63)
+            left = draw.max_tokens - len(self._ids) + self._spare_tokens
+            draw = replace(draw, ids=[*draw.ids, *self._ids], sampling=sampling, max_tokens=left)
+        await self._connection.open(draw)
         self._leg_start = len(self._ids)
 
     def close(self) -> None:
