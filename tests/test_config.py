@@ -49,7 +49,8 @@ def test_file_is_read_into_every_section(tmp_path: Path) -> None:
 
 def toml_of(config: Config) -> str:
     def lines(values: dict[str, Any]) -> str:
-        return "".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None)
+        shown = {key: str(value).lower() if isinstance(value, bool) else repr(value) for key, value in values.items()}
+        return "".join(f"{key} = {text}\n" for key, text in shown.items() if values[key] is not None)
 
     tables = dataclasses.asdict(config)
     nested = {name: tables.pop(name) for name in ("models", "routing", "sampling")}
@@ -61,7 +62,9 @@ def toml_of(config: Config) -> str:
     [
         Config(),
         Config(small="a", large="b", models={"a": "x", "b": "y"}),
-        Config(routing=Routing(threshold=0.0, min_step_tokens=0), sampling=Sampling(temperature=1.5, top_p=1.0)),
+        Config(
+            routing=Routing(threshold=0.0, min_step_tokens=0, warm=False), sampling=Sampling(temperature=1.5, top_p=1.0)
+        ),
     ],
 )
 def test_written_out_and_read_again_it_is_the_same(tmp_path: Path, config: Config) -> None:
@@ -115,6 +118,7 @@ def test_sampling_field_of_other_programs_is_refused_with_the_reason(tmp_path: P
         ("[routing]\nanswer_by = 'both'", "routing.answer_by", "small, large"),
         ("[routing]\nanswer_by = ['small']", "routing.answer_by", "small, large"),
         ("[sampling]\ntemperature = 1979-05-27", "sampling.temperature", "a number"),
+        ("[routing]\nwarm = 1", "routing.warm", "true or false"),
         ("small = ['x']", "small", "a text"),
         ("models = 'x'", "models", "a table of texts"),
         ("[models]\nx = 1", "models", "a table of texts"),

@@ -152,7 +152,7 @@ def _in_words(expected: Any) -> str:
         return ", ".join(options)
     if origin is dict:
         return "a table of texts"
-    return {float: "a number", int: "a whole number", str: "a text"}.get(expected, str(expected))
+    return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
 
 
 def _fits(value: Any, expected: Any) -> bool:

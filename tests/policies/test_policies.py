@@ -124,3 +124,18 @@ def test_policy_describes_itself_with_its_parameters() -> None:
         "small",
         "large",
     ]
+
+
+@pytest.mark.parametrize(
+    ("routing", "authors"),
+    [
+        (Routing(), {"small", "large"}),
+        (Routing(policy="random"), {"small", "large"}),
+        (Routing(policy="small"), {"small"}),
+        (Routing(policy="large"), {"large"}),
+        (Routing(policy="small", first_large_steps=1), {"small", "large"}),
+        (Routing(policy="large", first_large_steps=1), {"large"}),
+    ],
+)
+def test_policy_names_the_models_it_may_let_write(routing: Routing, authors: set[Side]) -> None:
+    assert set(make_policy(routing, threshold_nats=0.9, seed=0).authors) == authors

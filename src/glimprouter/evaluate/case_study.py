@@ -62,8 +62,15 @@ def _rises_above_threshold(trace: Trace, step: Step) -> bool:
 
 def verdict(text: str) -> bool | None:
     """Whether every statement of a step that can be checked is right; None where none can be."""
-    verdicts = {step_is_right(paragraph) for paragraph in text.split("\n\n")}
+    verdicts = {_is_right(paragraph) for paragraph in text.split("\n\n")}
     return None if verdicts == {None} else False not in verdicts
+
+
+def _is_right(paragraph: str) -> bool | None:
+    try:
+        return step_is_right(paragraph)
+    except ModuleNotFoundError:  # without reasoning-gym nobody knows how many legs a sheep has
+        return None
 
 
 def _claim(step: Step) -> str:
