@@ -34,7 +34,7 @@ class Recipe:
 
 RECIPES = {
     "small": Recipe(
-        Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=18_000_000, keep_early_at=6_000_000
+        Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=10_000_000, keep_early_at=5_000_000
     ),
     "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=22_000_000, drills=True),
 }
