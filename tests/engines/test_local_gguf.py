@@ -22,7 +22,7 @@ from glimprouter.engines import local_gguf, open_engine
 from glimprouter.engines.gguf_file import read_metadata
 from glimprouter.engines.http import HttpEngine
 from glimprouter.engines.local_gguf import LocalGguf
-from glimprouter.errors import EngineProtocolError, EngineUnavailable, ModelError
+from glimprouter.errors import ContextError, EngineProtocolError, EngineUnavailable, ModelError, RequestError
 from glimprouter.flow.engine import Token, Usage
 from tests.engines.bigram_gguf import CHAT_TEMPLATE, CONTROL_TYPE, PIECES, chain, ids_of, uniform, write_bigram_gguf
 from tests.engines.conftest import Servers
@@ -183,6 +183,12 @@ async def test_a_template_never_sees_a_tag_that_a_user_wrote(servers: Servers) -
     assert "keep</think>me" in await engine.render([{"role": "user", "content": "keep</think>me"}])
 
 
+async def test_half_a_surrogate_pair_is_the_callers_mistake(servers: Servers) -> None:
+    engine = await servers.serve(chain(b"a", b"b"))
+    with pytest.raises(RequestError, match="surrogate"):
+        await engine.encode_prompt([{"role": "user", "content": "\ud800"}])
+
+
 # Slots ----------------------------------------------------------------------------------------------------------------
 
 
@@ -275,6 +281,16 @@ async def test_a_process_killed_within_a_step_is_named_with_its_signal(model: Pa
         with pytest.raises(EngineUnavailable, match="model: its process ended by signal 9"):
             await to_the_end(stream)
     with pytest.raises(EngineUnavailable, match="its process ended by signal 9"):
+        await engine.encode("a")
+    await engine.close()
+
+
+async def test_a_process_that_crashes_is_named_with_its_last_line(model: Path) -> None:
+    engine = await LocalGguf.start(model)
+    with pytest.raises(ContextError):
+        await draw(engine, ids_of(b"x") * 40_000)
+    os.kill(engine.pid, signal.SIGABRT)
+    with pytest.raises(EngineUnavailable, match=r"its process ended by signal 6: .+"):
         await engine.encode("a")
     await engine.close()
 

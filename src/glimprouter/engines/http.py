@@ -28,6 +28,7 @@ from glimprouter.errors import (
     EngineTimeout,
     EngineUnavailable,
     ModelError,
+    RequestError,
 )
 from glimprouter.flow.engine import EngineFacts, Message, Token, Usage
 
@@ -195,7 +196,7 @@ class HttpEngine:
 
     async def request(self, path: str, body: dict[str, Any] | None) -> aiohttp.ClientResponse:
         """Send a request; the reply's status is checked, its body not yet read."""
-        data = None if body is None else orjson.dumps(body)
+        data = None if body is None else _encoded(body)
         try:
             response = await self._send(path, data)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
@@ -229,7 +230,7 @@ class HttpEngine:
         try:
             return exchange.read(data)
         except (ValueError, LookupError) as error:
-            self._refuse_broken(data, error)
+            self.refuse_broken(data, error)
 
     # For the stream --------------------------------------------------------------------------------------------------
 
@@ -258,7 +259,7 @@ class HttpEngine:
     def broken(self, why: str) -> EngineProtocolError:
         return EngineProtocolError(f"{self.name}: {why}", engine=self.name)
 
-    def _refuse_broken(self, data: bytes, error: Exception) -> NoReturn:
+    def refuse_broken(self, data: bytes, error: Exception) -> NoReturn:
         """A reply that is not what it should be: an error in its place, or nonsense."""
         fault = _fault_in(data)
         if fault is not None:
@@ -298,6 +299,15 @@ async def open_server(url: str, *, side: str) -> HttpEngine:
         await engine.close()
         raise
     return engine
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise RequestError(
+            f"the text can not be sent as UTF-8 ({error}); remove half surrogate pairs", field="messages"
+        ) from error
 
 
 def _fault_in(data: bytes) -> _Fault | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ class LocalGguf(HttpEngine):
             url = await process.address()
             if url is None:
                 raise ModelError(
-                    f"--{side} {path}: llama.cpp could not load it: {process.last_words()}; "
+                    f"--{side} {path}: llama.cpp could not load it: {process.first_error()}; "
                     "give another GGUF file, or fetch this one again",
                     field=side,
                 )
@@ -95,8 +96,9 @@ class LocalGguf(HttpEngine):
         if code is None:
             return super().lost(error)
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
-        said = self._process.last_words()
-        return EngineUnavailable(f"{self.name}: its process ended {how}{said and f': {said}'}", engine=self.name)
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+        said = "" if killed else f": {self._process.last_line()}"
+        return EngineUnavailable(f"{self.name}: its process ended {how}{said}", engine=self.name)
 
     async def close(self) -> None:
         await super().close()
@@ -135,15 +137,22 @@ class Process:
         except subprocess.TimeoutExpired:
             return None
 
-    def last_words(self) -> str:
-        """What it said of its end: the first error it printed, without time and level."""
-        if self._stderr.closed:
-            return ""
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").splitlines()
+    def first_error(self) -> str:
+        """Why it did not start: the first thing that llama.cpp calls an error, without time and level."""
+        lines = self._printed()
         errors = [line.split(" E ", 1)[1].strip() for line in lines if " E " in line]
         told = [line for line in errors if "error" in line or "invalid" in line] or errors or lines[-1:]
-        return told[0] if told else ""
+        return told[0] if told else "it does not say why"
+
+    def last_line(self) -> str:
+        """Why it ended while it worked; earlier lines tell of requests that it refused."""
+        return next(iter(self._printed()[-1:]), "it does not say why")
+
+    def _printed(self) -> list[str]:
+        if self._stderr.closed:
+            return []
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace").splitlines()
 
     async def end(self) -> None:
         """End it, at first politely. Does nothing the second time."""

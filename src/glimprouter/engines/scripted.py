@@ -270,7 +270,7 @@ def distribution(id_: int, entropy_nats: float, top: int) -> tuple[tuple[int, fl
     """
     if not top:
         return ()
-    first, other = _two_levels(entropy_nats, max(top, 2, math.ceil(math.exp(entropy_nats)) + 1))
+    first, other = _two_levels(entropy_nats, max(top, 2, math.ceil(math.exp(entropy_nats))))
     others = [candidate for candidate in range(top) if candidate != id_][: top - 1]
     return ((id_, first), *((candidate, other) for candidate in others))
 

@@ -197,9 +197,13 @@ class Connection:
         allowed_s = self._allowed_s()
         try:
             async with asyncio.timeout(allowed_s):
-                self._response = await self._engine.request(generate.path, generate.body(draw))
+                response = await self._engine.request(generate.path, generate.body(draw))
+                if response.content_type != "text/event-stream":
+                    async with response:
+                        self._engine.refuse_broken(await response.read(), ValueError("not a stream"))
         except TimeoutError:
             raise self._engine.late("no token", allowed_s) from None
+        self._response = response
         self._rest = b""
 
     def close(self) -> None:
