@@ -22,7 +22,7 @@ LAYER = {
     "errors": 0, "config": 0, "models": 0, "stats": 0,
     "flow": 1,
     "policies": 2, "engines": 2,
-    "router": 3, "glimprouter": 3,
+    "router": 3, "pair": 3, "glimprouter": 3,
     "gateway": 4, "evaluate": 4, "calibrate": 4,
     "cli": 5, "__main__": 5,
 }  # fmt: skip
@@ -157,3 +157,12 @@ def test_import_is_quick() -> None:
 
 def test_no_module_is_named_utils() -> None:
     assert not [path for top in ("src", "lab", "tests") for path in (ROOT / top).rglob("utils.py")]
+
+
+def test_every_public_name_can_be_had_and_nothing_else_is_promised() -> None:
+    assert sorted(glimprouter.__all__) == glimprouter.__all__
+    homes = {name for names in glimprouter._HOMES.values() for name in names}
+    assert homes | {"Routing", "Sampling", "__version__"} == set(glimprouter.__all__)
+    assert all(getattr(glimprouter, name) is not None for name in glimprouter.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Rooter'"):
+        glimprouter.Rooter  # noqa: B018

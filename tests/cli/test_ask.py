@@ -158,7 +158,7 @@ def test_a_port_that_somebody_else_uses_is_named(capsys: pytest.CaptureFixture[s
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
