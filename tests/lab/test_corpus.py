@@ -51,9 +51,8 @@ def test_no_question_of_one_split_occurs_in_another(family: str) -> None:
         split: {problem.question for problem in itertools.islice(problems(family, split), 40)}
         for split in ("train", "calibrate", "report")
     }
-    assert not (
-        seen["train"] & seen["report"] or seen["train"] & seen["calibrate"] or seen["calibrate"] & seen["report"]
-    )
+    assert seen["train"].isdisjoint(seen["report"] | seen["calibrate"])
+    assert seen["calibrate"].isdisjoint(seen["report"])
     assert all(split_of(question) == split for split, questions in seen.items() for question in questions)
 
 
