@@ -1,7 +1,7 @@
 """Policies, driven as the generators they are: what they ask, what they are told, what they decide."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimprouter.config import Routing, Sampling, Side
@@ -40,6 +40,7 @@ def verdict(plan: Plan, *glimpses: Glimpse) -> tuple[Side, list[Probe]]:
         return stop.value.who, asked
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 12.0), st.floats(0.0, 12.0))
 def test_large_writes_exactly_where_entropy_is_above_the_threshold(entropy_nats: float, threshold: float) -> None:
     policy = make_policy(Routing(), threshold_nats=threshold, seed=0)
@@ -78,6 +79,7 @@ def test_first_steps_go_to_large_unseen_and_then_the_policy_decides(name: str, f
         assert verdict(policy.plan(trace), glimpse_of(0.5)) == verdict(plain.plan(trace), glimpse_of(0.5))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1), st.integers(0, 300))
 def test_random_draw_depends_on_seed_and_step_number_alone(seed: int, steps: int) -> None:
     routing = Routing(policy="random", random_p=0.5)

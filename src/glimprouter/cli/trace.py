@@ -48,7 +48,10 @@ def command() -> None:
 @details_option
 @no_color_option
 def show(file: Path, id_: str | None, number: int | None, details: bool, no_color: bool) -> None:
-    """Draw an answer of FILE as `ask` drew it; the last one, unless --id or --number names another."""
+    """Draw one answer again, as `ask` drew it.
+
+    The last of FILE, unless --id or --number names another.
+    """
     draw(_chosen(file, id_, number), _console(no_color), details=details)
 
 
@@ -58,7 +61,10 @@ def show(file: Path, id_: str | None, number: int | None, details: bool, no_colo
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object instead.")
 @no_color_option
 def summary(files: tuple[Path, ...], policy: str | None, as_json: bool, no_color: bool) -> None:
-    """Shares, tokens, times, how thoughts ended, the spread of H_init, and which threshold gives which share."""
+    """Sum up all answers of FILES.
+
+    Shares, tokens, times, how thoughts ended, the spread of H_init, and which threshold gives which share of steps.
+    """
     found = traces.summarise(_read(files, policy))
     if as_json:
         counts = {"bin_nats": BAR_FULL_NATS / BINS, "counts": _counts(found)}
@@ -75,7 +81,10 @@ def summary(files: tuple[Path, ...], policy: str | None, as_json: bool, no_color
 @policy_option
 @no_color_option
 def compare(first: Path, second: Path, policy: str | None, no_color: bool) -> None:
-    """Shares and times of two files side by side. Which answers are right is `evaluate`'s business."""
+    """Set two files side by side.
+
+    Shares, tokens and times per answer. Which answers are right is the business of `evaluate`.
+    """
     before, after = (traces.summarise(_read([file], policy)) for file in (first, second))
     console = _console(no_color)
     console.print(f"A: {first}\nB: {second}", soft_wrap=True)
@@ -92,8 +101,9 @@ def compare(first: Path, second: Path, policy: str | None, no_color: bool) -> No
 @details_option
 @no_color_option
 def find_correction(files: tuple[Path, ...], markdown: bool, details: bool, no_color: bool) -> None:
-    """Find an answer in which small slipped, H_init rose above the threshold, large corrected and small went on.
+    """Find a slip of small that large mends.
 
+    An answer in which small writes a wrong step, H_init rises above the threshold, large corrects it and small goes on.
     Steps are checked as the tiny suite's arithmetic. The clearest case is shown; exit code 1 if there is none.
     """
     from glimprouter.evaluate.case_study import clearest, corrections
