@@ -184,7 +184,7 @@ class Mixture:
 FAMILY_WEIGHTS = {
     "chain_sum": 1.6,
     "products": 1.6,
-    "gcd": 1.2,
+    "gcd": 1.5,
     "prime_factorization": 1.0,
     "leg_counting": 1.2,
     "simple_equations": 1.2,

@@ -36,7 +36,7 @@ RECIPES = {
     "small": Recipe(
         Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=10_000_000, keep_early_at=5_000_000
     ),
-    "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=22_000_000, drills=True),
+    "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=19_000_000, drills=True),
 }
 CONTEXT_TOKENS = 2048
 ROPE_THETA = 10_000.0

@@ -66,7 +66,7 @@ def collate(rows: list[tuple[list[int], list[bool]]], pad: int) -> Batch:
 def mixture_at(progress: float, *, drills: bool) -> Mixture:
     """Operations first, whole problems then, grades and choices last; `progress` is the share of tokens seen."""
     share = (0.6 if progress < 0.55 else 0.15) if drills else 0.0
-    return Mixture(drills=share, asides=0.2 if progress > 0.65 else 0.0)
+    return Mixture(drills=share, asides=0.14 if progress > 0.65 else 0.0)
 
 
 def batches(recipe: Recipe, tokenizer: Tokenizer, *, start: int, progress: Callable[[], float]) -> Iterator[Batch]:

@@ -26,7 +26,8 @@ PUBLISHED_THRESHOLD_NATS = 0.9
 class Sampling:
     """How tokens are drawn. Engines' own defaults never apply: every field is sent with every call.
 
-    Engines count penalties over the output of one call, so they begin anew at each hand-over.
+    Penalties count as each engine counts them: over the output of one call, anew at each hand-over, or (llama.cpp) over
+    the last tokens of prompt and output together.
     """
 
     temperature: float = 0.6

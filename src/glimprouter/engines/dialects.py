@@ -80,6 +80,7 @@ class Dialect:
 
     name: str
     generate: Exchange[Event]
+    whole: Exchange[tuple[list[int], str, Finish, int, int]]
     prefill: Exchange[None]
     render: Exchange[str]
     tokenize: Exchange[list[int]]
@@ -227,6 +228,20 @@ def _read_completion(data: bytes) -> Event:
     return Event(_drawn(reply), reply.tokens_predicted)
 
 
+def _whole_body(draw: Draw) -> dict[str, Any]:
+    return _completion_body(draw) | {"stream": False, "return_progress": False}
+
+
+def _read_whole(data: bytes) -> tuple[list[int], str, Finish, int, int]:
+    """Ids (without the end token, which comes last), text, why it ended, prompt tokens and how many cached."""
+    reply = _decode_completion(data)
+    if reply.stop_type not in _FINISH:
+        raise ValueError(f"unknown stop_type {reply.stop_type!r}")
+    cached = reply.timings.cache_n if reply.timings else 0
+    ids = reply.tokens[:-1] if reply.stop_type == "eos" else reply.tokens
+    return ids, reply.content, _FINISH[reply.stop_type], reply.tokens_evaluated, cached
+
+
 def _drawn(reply: _Completion) -> list[Token]:
     if len(reply.tokens) != 1:
         raise ValueError(f"{len(reply.tokens)} ids in one event")
@@ -274,6 +289,7 @@ def _render_body(messages: Sequence[Message]) -> dict[str, Any]:
 LLAMACPP = Dialect(
     name="llamacpp",
     generate=Exchange("/completion", _completion_body, _read_completion),
+    whole=Exchange("/completion", _whole_body, _read_whole),
     # n_predict 0 fills the cache; the one token that the reply then shows is drawn from it and forgotten.
     prefill=Exchange("/completion", lambda ids: {"prompt": ids, "n_predict": 0, "cache_prompt": True}, _read_prefill),
     render=Exchange("/apply-template", _render_body, lambda data: Decoder(_Prompt).decode(data).prompt),

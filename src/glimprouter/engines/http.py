@@ -30,7 +30,7 @@ from glimprouter.errors import (
     ModelError,
     RequestError,
 )
-from glimprouter.flow.engine import EngineFacts, Message, Token, Usage
+from glimprouter.flow.engine import Completion, EngineFacts, Message, Token, Usage
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class HttpEngine:
             replies = [await self._exchange(exchange) for exchange in self.dialect.facts]
             info = self.dialect.model_info(*replies)
             ids = await self.encode(FINGERPRINT_TEXT)
-            vocabulary = blake2b(repr((info.vocabulary_size, ids)).encode(), digest_size=8).hexdigest()
+            vocabulary = blake2b(repr(ids).encode(), digest_size=8).hexdigest()
             self._facts = EngineFacts(
                 info.model, info.context_tokens, info.vocabulary_size, vocabulary, info.chat_template
             )
@@ -144,6 +144,17 @@ class HttpEngine:
         finally:
             stream.close()
 
+    async def complete(self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, usage: Usage) -> Completion:
+        """The same in one blocking call, as a client without streaming makes it; without log-probabilities."""
+        facts = await self.facts()
+        shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
+        draw = Draw(list(ids), sampling, max_tokens, 0, shown)
+        drawn, text, finish, usage.prompt_tokens, usage.cached_tokens = await self._exchange(
+            self.dialect.whole, draw, allowed_s=self.timeouts.total_s
+        )
+        usage.generated_tokens = len(drawn)
+        return Completion(tuple(drawn), text, finish)
+
     async def prefill(self, ids: Sequence[int]) -> None:
         await self._exchange(self.dialect.prefill, list(ids))
 
@@ -181,15 +192,16 @@ class HttpEngine:
 
     # One request, one reply ------------------------------------------------------------------------------------------
 
-    async def _exchange(self, exchange: Exchange[T], *args: Any, **kwargs: Any) -> T:
-        """Ask and read the reply, within the time that a first token may take."""
+    async def _exchange(self, exchange: Exchange[T], *args: Any, allowed_s: float | None = None, **kwargs: Any) -> T:
+        """Ask and read the reply, within the time that a first token may take unless told otherwise."""
+        allowed_s = self.timeouts.first_token_s if allowed_s is None else allowed_s
         try:
-            async with asyncio.timeout(self.timeouts.first_token_s):
+            async with asyncio.timeout(allowed_s):
                 response = await self.request(exchange.path, exchange.body(*args, **kwargs))
                 async with response:
                     data = await response.read()
         except TimeoutError:
-            raise self.late(f"no reply on {exchange.path}", self.timeouts.first_token_s) from None
+            raise self.late(f"no reply on {exchange.path}", allowed_s) from None
         except aiohttp.ClientError as error:
             raise self.lost(error) from error
         return self._read(exchange, data)

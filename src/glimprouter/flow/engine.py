@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from glimprouter.config import Sampling
 
-__all__ = ["Engine", "EngineFacts", "Finish", "Message", "Sampling", "Token", "Usage"]
+__all__ = ["Completion", "Engine", "EngineFacts", "Finish", "Message", "Sampling", "Token", "Usage"]
 
 Message = dict[str, str]
 """A chat message: `role` (system, user or assistant) and `content`."""
@@ -33,6 +33,15 @@ class Token:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply to one blocking call; the end token is in neither `ids` nor `text`."""
+
+    ids: tuple[int, ...]
+    text: str
+    finish: Finish
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class Writer:
         heard, self._heard = self._heard, []
         text = ""
         for passage in heard:
-            if passage.ids is not None and passage.vocabulary == self.facts.vocabulary:
+            if passage.ids is not None and self._shares_ids_with(passage):
                 await self._encode(text)
                 text = ""
                 self._ids += passage.ids
@@ -153,6 +153,11 @@ class Writer:
             else:
                 text += passage.text
         await self._encode(text)
+
+    def _shares_ids_with(self, passage: Passage) -> bool:
+        """Models of a family may number the same tokens alike and pad their vocabularies differently."""
+        ids = passage.ids or (0,)
+        return passage.vocabulary == self.facts.vocabulary and max(ids) < self.facts.vocabulary_size
 
     async def _encode(self, text: str) -> None:
         if text:
