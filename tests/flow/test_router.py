@@ -689,7 +689,10 @@ async def test_full_context_of_a_model_that_is_never_needed_does_no_harm(warm: b
         _pieces = re.compile("(?s).")
         _special_pieces = re.compile("(?s)" + "|".join([*map(re.escape, CONTROL), "."]))
 
-    small = Engine(lines(*[LOW] * 12), name="quick", answer="42")
+    async def turn(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    small = Engine(lines(*[LOW] * 12), name="quick", answer="42", pace=Pace(token_ms=1), sleep=turn)
     large = Engine(lines(*[LOW] * 12), name="wise", vocabulary=Letters(50_000), context_tokens=200)
     trace = await Router(small, large).answer(question(answer_by="small", warm=warm))
     assert (trace.answer_text, trace.error) == ("42", None)
