@@ -133,6 +133,24 @@ def test_missing_reasoning_gym_is_bad_input(
     assert "pip install 'glimprouter[eval]'" in capsys.readouterr().err
 
 
+def test_an_engine_that_fails_ends_the_run_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @asynccontextmanager
+    async def open_pair(*args: Any, **kwargs: Any) -> AsyncIterator[Pair]:
+        small, large = engines()
+        small.fail_after_tokens = 200
+        yield Pair(small, large, 0.9)
+
+    monkeypatch.setattr(evaluate, "open_pair", open_pair)
+    out = tmp_path / "run"
+    assert run("tiny", "--n", "12", "--random-p", "0.3", "--out", str(out)) == 1
+    err = capsys.readouterr().err
+    assert f"the same options with --out {out} go on" in err
+    assert "out of order" in err
+    assert (out / "answers.jsonl").stat().st_size > 0
+
+
 def test_show_of_no_run_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", str(tmp_path)) == 2
     assert "give the folder of a run" in capsys.readouterr().err

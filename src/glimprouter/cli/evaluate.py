@@ -17,7 +17,7 @@ from rich.text import Text
 
 from glimprouter.cli.options import pair_options, sampling_options, settings
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing
-from glimprouter.errors import ConfigError
+from glimprouter.errors import ConfigError, EngineError
 from glimprouter.evaluate import profiles, tables
 from glimprouter.evaluate.cpu import CpuMeter
 from glimprouter.evaluate.folder import Mode, RunFolder, Settings, ThresholdSource, model_card, model_file, new_card
@@ -98,8 +98,12 @@ def tiny(
     )
     try:
         asyncio.run(_run(wish))
-    except KeyboardInterrupt:
-        click.echo(f"stopped; the same options with --out {wish.folder.path} go on", err=True)
+    except (KeyboardInterrupt, EngineError) as error:
+        click.echo(
+            f"stopped; what was answered is kept: the same options with --out {wish.folder.path} go on", err=True
+        )
+        if isinstance(error, EngineError):
+            raise
         sys.exit(130)
     _print_results(wish.folder, write_profile)
 

@@ -85,7 +85,9 @@ class Runner:
 
     async def _warm_up(self, slot: Slot) -> None:
         """Connections, templates and the engines' first call cost time that belongs to no answer."""
-        routing = replace(slot.method.routing, policy="small", max_thinking_tokens=4, max_answer_tokens=1)
+        routing = replace(
+            slot.method.routing, policy="small", answer_by="large", max_thinking_tokens=4, max_answer_tokens=1
+        )
         await self._router.answer(ask(_DISPLACING_TEXT, routing=routing, sampling=self._sampling))
 
     async def _try(self, slot: Slot) -> Record:
