@@ -58,6 +58,9 @@ class Dispatch:
             max_step_tokens=routing.max_step_tokens,
         )
         self.thinking = True
+        if len(self._warmed) == len(SIDES):
+            # The small model glimpses first; the large one reads the question meanwhile.
+            pair["large"].warm()
 
     async def decide(self, policy: StepPolicy) -> Side:
         """Run the policy's plan for the next step: carry out its moves, return its verdict."""
