@@ -119,9 +119,7 @@ def test_version_is_that_of_pyproject() -> None:
     assert glimprouter.__version__ == project()["version"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
-)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_only_from_its_left(path: Path) -> None:
     importer = part_of(name_of(path))
     assert importer in LAYER, f"{importer} has no place in the import rule"

@@ -55,16 +55,18 @@ class Router:
         begun = self._clock()
         prompts = await self._prompter.open(request)
         trace = self._new_trace(request, policy.describe(), prompts)
-        yield Started(trace)
         try:
+            yield Started(trace)
             async with self._writers(request, trace, prompts) as writers:
                 flow = Dispatch(request, writers, trace, authors=policy.authors, begun=begun, clock=self._clock)
                 while flow.thinking:
                     who = await flow.decide(policy)
-                    async for event in flow.write(who):
+                    async with aclosing(flow.write(who)) as step:
+                        async for event in step:
+                            yield event
+                async with aclosing(flow.answer()) as answer:
+                    async for event in answer:
                         yield event
-                async for event in flow.answer():
-                    yield event
         except (EngineError, ContextError) as error:
             trace.error = str(error)
         except (asyncio.CancelledError, GeneratorExit):

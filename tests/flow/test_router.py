@@ -716,3 +716,98 @@ def test_wherever_an_engine_fails_what_was_written_is_whole_and_can_be_recorded(
     assert trace.thought.startswith(shown(events, "thought").strip("\n"))
     assert engines["small"].open_streams == engines["large"].open_streams == 0
     assert msgspec.json.decode(to_line(trace), type=Trace) == trace
+
+
+async def test_beginning_of_a_stop_string_is_kept_when_the_answer_is_cut_behind_it() -> None:
+    small, large = pair(lines(LOW), answer="It is 42 and less")
+    events = await events_of(Router(small, large), replace(question(max_answer_tokens=3), stop=("42 and more",)))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].trace.answer is not None
+    assert events[-1].trace.answer.end == "length"
+    assert events[-1].trace.answer_text == shown(events, "answer") == "It is 42"
+
+
+async def test_text_behind_the_closing_tag_in_its_own_token_begins_the_answer() -> None:
+    class Glued(Vocabulary):
+        """`</think>\\n\\nFor` is one token."""
+
+        _special_pieces = re.compile(rf"</think>\n\nFor|{Vocabulary._special_pieces.pattern}")
+
+    def script(written: str) -> str:
+        return "" if "sure." in written else " sure." if "</think>" in written else "Step.\n\n</think>\n\nFor"
+
+    small, large = pair(script, vocabulary=Glued())
+    events = await events_of(Router(small, large), question(policy="small", answer_by="small"))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].trace.answer_text == "For sure."
+    assert shown(events, "answer") == "For sure."
+    assert shown(events, "thought").strip() == "Step."
+
+
+async def test_idle_model_is_kept_warm_while_the_other_writes() -> None:
+    async def turn(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    small, large = pair(lines(*[LOW] * 6), pace=Pace(token_ms=1), sleep=turn)
+    trace = await Router(small, large).answer(question(warm=True))
+    assert authors(trace) == "sssssss/l"
+    assert len(large.warmed) > 3
+    assert [len(call.ids) for call in large.warmed] == sorted({len(call.ids) for call in large.warmed})
+    assert trace.large.warm_calls == len(large.warmed)
+    # Only the last step and the closing tag are left to be read when large is to answer.
+    assert trace.large.prompt_tokens - trace.large.cached_tokens < 20
+
+
+async def test_white_space_without_end_is_not_read_to_the_end_of_the_context_for_a_glimpse() -> None:
+    small, large = pair(lambda written: "7" if "</think>" in written else "\n" * 20)
+    trace = await Router(small, large).answer(question(max_thinking_tokens=50, max_answer_tokens=1))
+    assert trace.thought_tokens() <= 50
+    assert small.generated[0].taken < 200
+
+
+async def test_white_space_at_the_end_of_a_stream_is_no_broken_stream_for_a_glimpse() -> None:
+    def script(written: str) -> str:
+        if "</think>" in written:
+            return "" if written.endswith("7") else "7"
+        return "" if written.endswith(" \n") else "Step one.\n\n \n"
+
+    vocabulary = Vocabulary()
+    small, large = (Terse(script, name=name, vocabulary=vocabulary) for name in ("quick", "wise"))
+    trace = await Router(small, large).answer(question())
+    assert (trace.thought_end, trace.answer_text) == ("end_token", "7")
+
+
+async def test_stream_closed_right_after_its_beginning_is_marked_cancelled() -> None:
+    small, large = pair(lines(LOW))
+    async with aclosing(Router(small, large).stream(question())) as events:
+        begun = await anext(events)
+    assert isinstance(begun, Started)
+    assert begun.trace.error == "cancelled"
+
+
+async def test_closing_the_stream_of_events_leaves_no_task_behind() -> None:
+    small, large = pair(lines(LOW))
+    async with aclosing(Router(small, large).stream(question())) as events:
+        for _ in range(4):
+            await anext(events)
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("answer_by", SIDES)
+async def test_no_event_carries_empty_text(answer_by: Side) -> None:
+    small, large = pair(lines(LOW, HIGH, LOW))
+    events = await events_of(Router(small, large), question(answer_by=answer_by))
+    assert all(event.text for event in events if isinstance(event, Text))
+
+
+def test_question_that_is_no_unicode_text_is_refused_before_it_is_asked() -> None:
+    with pytest.raises(RequestError):
+        ask("Why\udcff?")
+
+
+async def test_fakes_without_a_vocabulary_of_their_own_exchange_no_foreign_ids() -> None:
+    trace = await Router(Engine(lines(LOW, HIGH, LOW)), Engine(["Other words.\n\n", "So be it.\n\n"])).answer(
+        question()
+    )
+    assert "So be it." in trace.thought

@@ -143,7 +143,7 @@ def test_hand_over_time_is_the_wait_before_steps_that_opened_a_stream_but_not_be
         step("small", 1, handover=True, wait_ms=7.0),
     )
     assert one.handover_ms == 27.0
-    assert one.handovers == 3
+    assert one.handovers == 2
 
 
 def test_thought_and_answer_are_shown_without_tags_and_margins() -> None:

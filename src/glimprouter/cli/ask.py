@@ -45,7 +45,7 @@ def command(
     request = requests.ask(text.strip(), system=system, routing=config.routing, sampling=config.sampling, stop=stop)
     if trace_path:
         traces.check_writable(trace_path)
-    console = Console(no_color=no_color or None, highlight=False, quiet=as_json)
+    console = Console(color_system=None if no_color else "auto", highlight=False, quiet=as_json)
     trace = asyncio.run(_answer(request, config, console))
     if trace is None:
         raise RequestError("interrupted before the answer began")

@@ -71,7 +71,7 @@ class Screen:
         if not self._in_answer:
             self._end_line()
             self._console.print()
-            self._in_answer = True
+            self._in_answer, self._pending = True, None
         self._style = f"bold {COLOURS[author]}"
 
     def _write(self, text: str) -> None:

@@ -8,6 +8,7 @@ It has no memory: what comes next follows from the text it is asked to continue,
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -39,11 +40,12 @@ class Vocabulary:
     """
 
     size = 100_000
+    _numbers = itertools.count()
     _pieces = re.compile(r"[.:;,!?)]*\n\n+| ?\w+|\s|[^\w\s]")
     _special_pieces = re.compile("|".join([*map(re.escape, CONTROL), _pieces.pattern]))
 
     def __init__(self, first_id: int = 0) -> None:
-        self.name = f"scripted-{first_id}"
+        self.name = f"scripted-{next(self._numbers)}"
         self._texts: dict[int, str] = {}
         self._ids: dict[str, int] = {}
         self._first_id = first_id

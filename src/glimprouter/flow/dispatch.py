@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
 
 from glimprouter.config import SIDES, Side
 from glimprouter.flow.answer import Event, HoldBack, StepFinished, StepStarted, Text
@@ -11,7 +12,7 @@ from glimprouter.flow.glimpse import Glimpse, glimpse_of
 from glimprouter.flow.moves import StepPolicy
 from glimprouter.flow.request import Request
 from glimprouter.flow.steps import LoopWatch, Mark, Splitter
-from glimprouter.flow.trace import AnswerText, Step, StepEnd, ThoughtEnd, Trace
+from glimprouter.flow.trace import AnswerEnd, AnswerText, Step, StepEnd, ThoughtEnd, Trace
 from glimprouter.flow.writer import Passage, Writer, WriterPair
 
 _THOUGHT_ENDS: dict[StepEnd, ThoughtEnd] = {
@@ -79,7 +80,7 @@ class Dispatch:
         finally:
             plan.close()
 
-    async def write(self, who: Side) -> AsyncIterator[Event]:
+    async def write(self, who: Side) -> AsyncGenerator[Event, None]:
         """Let `who` write the next step to its end, streaming it; the other hears of it."""
         writer = self._pair[who]
         step = Step(index=len(self._trace.steps), author=who, glimpse=self._glimpses.get("small"))
@@ -163,7 +164,7 @@ class Dispatch:
         ids = tuple(step.ids[: -len(close_ids)]) if tag_alone else None
         return Passage(body, ids, writer.facts.vocabulary)
 
-    async def answer(self) -> AsyncIterator[Event]:
+    async def answer(self) -> AsyncGenerator[Event, None]:
         """Have the answer written. Whoever did not close the thought itself is given the close in its own tags."""
         who = self._request.routing.answer_by
         writer = self._pair[who]
@@ -175,25 +176,37 @@ class Dispatch:
             await writer.close_thought(lead)
         elif closed_by != who:
             await writer.close_thought("")
-        answer = trace.answer = AnswerText(author=who)
+        trace.answer = AnswerText(author=who)
         writer.allow(self._request.routing.max_answer_tokens)
         begun = self._clock()
+        shown = False
+        async with aclosing(self._answer_text(writer, trace.answer, closed_here=closed_by == who)) as texts:
+            async for text in texts:
+                visible = text if shown else text.lstrip()
+                if visible:
+                    shown = True
+                    self._note_first_text()
+                    yield Text(who, "answer", visible)
+        trace.answer_ms = (self._clock() - begun) * 1000
+
+    async def _answer_text(self, writer: Writer, answer: AnswerText, *, closed_here: bool) -> AsyncGenerator[str, None]:
+        """The answer's text as it may be shown: up to a stop string, the budget or the model's own end."""
         guard = HoldBack(*self._request.stop)
-        shown = guard.feed(self._splitter.after_close or "") if closed_by == who else ""
-        answer.text = shown
-        while not guard.hit:
-            token = await writer.take(len(trace.steps))
+        fresh = guard.feed(self._splitter.after_close or "") if closed_here else ""
+        end: AnswerEnd | None = "stop_string" if guard.hit else None
+        while True:
+            if end in ("stop", "length"):
+                fresh += guard.flush()
+            answer.text += fresh
+            yield fresh
+            if end is not None:
+                answer.end = end
+                return
+            token = await writer.take(len(self._trace.steps))
             if token.id >= 0:
                 answer.ids.append(token.id)
-            fresh = guard.feed(token.text) + (guard.flush() if token.finish and not guard.hit else "")
-            answer.text += fresh
-            if fresh:
-                self._note_first_text()
-                yield Text(who, "answer", fresh if shown.strip() else fresh.lstrip())
-                shown = answer.text
-            if token.finish or len(answer.ids) >= self._request.routing.max_answer_tokens:
-                answer.end = token.finish or "length"
-                break
-        if guard.hit:
-            answer.end = "stop_string"
-        trace.answer_ms = (self._clock() - begun) * 1000
+            fresh = guard.feed(token.text)
+            if guard.hit:
+                end = "stop_string"
+            elif token.finish or len(answer.ids) >= self._request.routing.max_answer_tokens:
+                end = token.finish or "length"

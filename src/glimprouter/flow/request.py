@@ -29,6 +29,8 @@ class Request:
                 raise RequestError(f"role is {role!r}; accepted: {', '.join(ROLES)}", field="messages.role")
             if not isinstance(content, str):
                 raise RequestError(f"content of a {role} message is {content!r}; give text", field="messages.content")
+            if not _is_unicode(content):
+                raise RequestError(f"content of a {role} message is not valid Unicode", field="messages.content")
             if role == "user" and not content.strip():
                 raise RequestError("the question is empty; write one", field="question")
         if self.messages[-1]["role"] != "user":
@@ -49,3 +51,12 @@ def ask(
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": question})
     return Request(tuple(messages), routing or Routing(), sampling or Sampling(), stop)
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half surrogate pairs, which bad bytes in arguments turn into."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -130,7 +130,7 @@ class Trace(msgspec.Struct, kw_only=True):
 
     @property
     def handovers(self) -> int:
-        return sum(step.handover for step in self.steps)
+        return sum(step.handover for step in self.steps[1:])
 
     @property
     def handover_ms(self) -> float:

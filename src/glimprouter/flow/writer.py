@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from glimprouter.config import Sampling, Side
-from glimprouter.errors import EngineError, EngineProtocolError
+from glimprouter.errors import ContextError, EngineError, EngineProtocolError
 from glimprouter.flow.engine import Engine, Token, Usage
 from glimprouter.flow.glimpse import Glimpse, glimpse_of
 from glimprouter.flow.prompt import Prompt
@@ -29,6 +29,10 @@ class Passage:
     text: str
     ids: tuple[int, ...] | None
     vocabulary: str
+
+
+MOST_BLANK_TOKENS = 16
+"""After so much white space in a row the next token is glimpsed, whatever it is."""
 
 
 class Writer:
@@ -67,36 +71,39 @@ class Writer:
 
     def warm(self) -> None:
         """Have the engine read, in the background, what it has not read yet. At most one such request at a time."""
+        if self._warming is not None and self._warming.done():
+            self._warming = None
         if self._warming is None and (self._heard or self._read_tokens < len(self._ids)):
             self._warming = asyncio.create_task(self._prefill())
 
     async def _prefill(self) -> None:
-        await self._take_over()
-        self.usage.warm_calls += 1
-        self.usage.warm_tokens += len(self._ids) - self._read_tokens
-        self._read_tokens = len(self._ids)
-        await self._engine.prefill(self._ids)
+        """Never fails: what is wrong with the engine, or too much for it, will show when the model is needed."""
+        with suppress(EngineError, ContextError):
+            await self._take_over()
+            unread = len(self._ids) - self._read_tokens
+            await self._engine.prefill(self._ids)
+            self.usage.warm_calls += 1
+            self.usage.warm_tokens += unread
+            self._read_tokens = len(self._ids)
 
     async def _settle(self) -> None:
-        """Wait for a warming under way: what it reads must be read anyhow. Its failure will show where it matters."""
+        """Wait for a warming under way: what it reads must be read anyhow."""
         task, self._warming = self._warming, None
         if task is not None:
-            with suppress(EngineError):
-                await task
+            await task
 
     async def look(self, step_index: int) -> Glimpse:
         """The distribution of the next visible token; what is read for it stays ahead, to be taken or thrown away."""
         await self._follow()
-        place = 0
-        while True:
-            while place < len(self._ahead):
-                token = self._ahead[place]
-                if token.finish is not None and token.id < 0:
-                    return _certain(token)
-                if not token.text.isspace():
-                    return glimpse_of(token, self.facts.vocabulary_size)
-                place += 1
-            self._ahead.append(await self._draw(step_index))
+        for place in range(MOST_BLANK_TOKENS + 1):
+            if place == len(self._ahead):
+                self._ahead.append(await self._draw(step_index))
+            token = self._ahead[place]
+            if token.id >= 0 and (not token.text.isspace() or place == MOST_BLANK_TOKENS):
+                return glimpse_of(token, self.facts.vocabulary_size)
+            if token.finish is not None:
+                return _certain(token)
+        raise AssertionError("unreachable")
 
     async def take(self, step_index: int) -> Token:
         """The next token, now part of this writer's text."""
@@ -129,7 +136,7 @@ class Writer:
         task, self._warming = self._warming, None
         if task is not None:
             task.cancel()
-            with suppress(EngineError, asyncio.CancelledError):
+            with suppress(asyncio.CancelledError):
                 await task
         await self.stop()
 
@@ -141,23 +148,26 @@ class Writer:
             await self._take_over()
 
     async def _take_over(self) -> None:
-        """Turn what was heard into ids of this model's own."""
-        heard, self._heard = self._heard, []
-        text = ""
-        for passage in heard:
-            if passage.ids is not None and self._shares_ids_with(passage):
-                await self._encode(text)
-                text = ""
-                self._ids += passage.ids
-                self._tokens_left -= len(passage.ids)
+        """Turn what was heard into ids of this model's own, passage by passage; a failure loses none of them."""
+        while self._heard:
+            text, count = "", 0
+            for passage in self._heard:
+                if self._shares_ids_with(passage):
+                    break
+                text, count = text + passage.text, count + 1
+            if count:
+                ids = await self._engine.encode(text) if text else []
             else:
-                text += passage.text
-        await self._encode(text)
+                ids, count = list(self._heard[0].ids or ()), 1
+            self._ids += ids
+            self._tokens_left -= len(ids)
+            del self._heard[:count]
 
     def _shares_ids_with(self, passage: Passage) -> bool:
         """Models of a family may number the same tokens alike and pad their vocabularies differently."""
-        ids = passage.ids or (0,)
-        return passage.vocabulary == self.facts.vocabulary and max(ids) < self.facts.vocabulary_size
+        if passage.ids is None or passage.vocabulary != self.facts.vocabulary:
+            return False
+        return max(passage.ids, default=0) < self.facts.vocabulary_size
 
     async def _encode(self, text: str) -> None:
         if text:
