@@ -12,6 +12,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from glimprouter.cli.loop import run
 from glimprouter.cli.options import pair_options, routing_options, sampling_options, settings
 from glimprouter.cli.screen import Screen
 from glimprouter.config import Config
@@ -46,7 +47,7 @@ def command(
     if trace_path:
         traces.check_writable(trace_path)
     console = Console(color_system=None if no_color else "auto", highlight=False, quiet=as_json)
-    trace = asyncio.run(_answer(request, config, console))
+    trace = run(_answer(request, config, console))
     if trace is None:
         raise RequestError("interrupted before the answer began")
     if trace_path:

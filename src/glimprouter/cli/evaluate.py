@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from glimprouter.cli.loop import run
 from glimprouter.cli.options import pair_options, sampling_options, settings
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing
 from glimprouter.errors import ConfigError, EngineError
@@ -97,7 +97,7 @@ def tiny(
         folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
     )
     try:
-        asyncio.run(_run(wish))
+        run(_run(wish))
     except (KeyboardInterrupt, EngineError) as error:
         click.echo(
             f"stopped; what was answered is kept: the same options with --out {wish.folder.path} go on", err=True

@@ -59,13 +59,24 @@ def show(file: Path, id_: str | None, number: int | None, details: bool, no_colo
 @files_argument
 @policy_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object instead.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw H_init into this file (.svg, .png, .pdf).")
+@click.option("--threshold", "threshold_nats", type=float, help="A threshold to mark in the picture, in nats.")
 @no_color_option
-def summary(files: tuple[Path, ...], policy: str | None, as_json: bool, no_color: bool) -> None:
+def summary(
+    files: tuple[Path, ...],
+    policy: str | None,
+    as_json: bool,
+    picture: Path | None,
+    threshold_nats: float | None,
+    no_color: bool,
+) -> None:
     """Sum up all answers of FILES.
 
     Shares, tokens, times, how thoughts ended, the spread of H_init, and which threshold gives which share of steps.
     """
     found = traces.summarise(_read(files, policy))
+    if picture:
+        draw_modes(found, picture, threshold_nats)
     if as_json:
         counts = {"bin_nats": BAR_FULL_NATS / BINS, "counts": _counts(found)}
         rows = traces.thresholds(found.entropies_nats, WANTED_SHARES)
@@ -73,6 +84,20 @@ def summary(files: tuple[Path, ...], policy: str | None, as_json: bool, no_color
         click.echo(json.dumps(report, indent=1))
         return
     print_summary(found, _console(no_color))
+
+
+def draw_modes(found: Summary, picture: Path, threshold_nats: float | None) -> None:
+    """Draw the histogram of H_init and say whether it has two humps."""
+    from glimprouter.evaluate import modes
+
+    humps = modes.modes_of(found.entropies_nats)
+    modes.draw(found.entropies_nats, humps, picture, threshold_nats=threshold_nats)
+    click.echo(
+        f"{picture}: {humps.steps} steps, dip {humps.dip:.4f} (p = {humps.dip_p:.3g}), peaks at "
+        f"{humps.low_peak_nats:.2f} and {humps.high_peak_nats:.2f} nats, valley at {humps.valley_nats:.2f} nats, "
+        f"{humps.valley_ratio:.2f} of the lower peak",
+        err=True,
+    )
 
 
 @command.command("compare")

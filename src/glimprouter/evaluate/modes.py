@@ -82,5 +82,11 @@ def draw(entropies_nats: Sequence[float], modes: Modes, path: Path, *, threshold
         fontsize="medium",
     )
     axes.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--picture {path}: cannot be written ({error}); give a .svg, .png or .pdf", field="picture"
+        ) from error
+    finally:
+        pyplot.close(figure)
