@@ -79,4 +79,3 @@ def main() -> None:
             raise SystemExit(f"training failed with exit code {run.exitcode}; start again to go on from its checkpoint")
     if "export" in stages:
         export()
-

@@ -157,7 +157,7 @@ class Run:
         # In half precision a GPU is several times faster; processors without matrix units are twice slower.
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss = loss_of(self.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for stepper in self.steppers:
             stepper.step()

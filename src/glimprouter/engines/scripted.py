@@ -8,7 +8,6 @@ It has no memory: what comes next follows from the text it is asked to continue,
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -33,21 +32,25 @@ Opening = Literal["model", "template", "closed"]
 _OPENINGS: dict[Opening, str] = {"model": "", "template": "<think>\n", "closed": "<think>\n\n</think>\n\n"}
 
 
+@lru_cache
+def _tables_of(first_id: int) -> tuple[dict[int, str], dict[str, int]]:  # noqa: ARG001 - the cache's key
+    """Texts by id and ids by text, one pair of tables for all vocabularies of the same name."""
+    return {}, {}
+
+
 class Vocabulary:
     """Words, white space and punctuation, numbered as they are met; ".\\n\\n" is one token, as in real ones.
 
-    Engines that share one exchange ids. Another `first_id` makes another vocabulary.
+    Vocabularies with the same `first_id` are the same one: engines that have it exchange ids.
     """
 
     size = 100_000
-    _numbers = itertools.count()
     _pieces = re.compile(r"[.:;,!?)]*\n\n+| ?\w+|\s|[^\w\s]")
     _special_pieces = re.compile("|".join([*map(re.escape, CONTROL), _pieces.pattern]))
 
     def __init__(self, first_id: int = 0) -> None:
-        self.name = f"scripted-{next(self._numbers)}"
-        self._texts: dict[int, str] = {}
-        self._ids: dict[str, int] = {}
+        self.name = f"scripted-{first_id}"
+        self._texts, self._ids = _tables_of(first_id)
         self._first_id = first_id
         for text in CONTROL:
             self.id_of(text)
