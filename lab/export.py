@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lab.model import CONTEXT_TOKENS, RECIPES, RMS_EPSILON, ROPE_THETA, Shape, build
-from lab.tokenizer import CHAT_TEMPLATE, CONTROL, TAGS
+from lab.tokenizer import CHAT_TEMPLATE, CONTROL, TAGS, id_of
 
 _LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -66,8 +66,8 @@ def write_gguf(path: Path, state: dict[str, Any], shape: Shape, tokenizer: Token
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
-    writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
-    writer.add_pad_token_id(tokenizer.token_to_id("<|endoftext|>"))
+    writer.add_eos_token_id(id_of(tokenizer, "<|im_end|>"))
+    writer.add_pad_token_id(id_of(tokenizer, "<|endoftext|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
 
@@ -112,7 +112,7 @@ def export_pair(checkpoints: Path, target: Path, tokenizer: Tokenizer) -> None:
         ("large", "large", "tiny-large"),
     ):
         shape = RECIPES[recipe_name].shape
-        model = build(shape, tokenizer.get_vocab_size(), tokenizer.token_to_id("<|im_end|>"))
+        model = build(shape, tokenizer.get_vocab_size(), id_of(tokenizer, "<|im_end|>"))
         saved = torch.load(checkpoints / f"{name}.pt", weights_only=True, map_location="cpu")
         model.load_state_dict(saved["model"])
         write_gguf(target / f"{shipped}.gguf", model.state_dict(), shape, tokenizer, name=shipped)

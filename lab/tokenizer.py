@@ -61,3 +61,11 @@ def _without_tags(text: str) -> str:
 def load(path: Path) -> Tokenizer:
     tokenizer: Tokenizer = Tokenizer.from_file(str(path))
     return tokenizer
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must be there."""
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}; remove lab/checkpoints and start anew")
+    return found

@@ -21,6 +21,7 @@ from torch.nn import functional
 from glimprouter.evaluate.suites.tiny import FAMILIES, problems, solve
 from lab.corpus import Document, Mixture, documents, turn
 from lab.model import Recipe, build
+from lab.tokenizer import id_of
 
 CHECKPOINT_EVERY_S = 240.0
 REPORT_EVERY_STEPS = 50
@@ -71,7 +72,7 @@ def mixture_at(progress: float, *, drills: bool) -> Mixture:
 
 def batches(recipe: Recipe, tokenizer: Tokenizer, *, start: int, progress: Callable[[], float]) -> Iterator[Batch]:
     """Endless batches of about `batch_tokens` ids, each of documents of like length, in random order."""
-    pad = tokenizer.token_to_id("<|endoftext|>")
+    pad = id_of(tokenizer, "<|endoftext|>")
     stream = documents(recipe.seed + start, start=start, mixture=lambda: mixture_at(progress(), drills=recipe.drills))
     generator = torch.Generator().manual_seed(recipe.seed + start)
     while True:
@@ -113,7 +114,7 @@ def loss_of(model: Any, batch: Batch) -> torch.Tensor:
 @torch.no_grad()
 def exact_share(model: Any, tokenizer: Tokenizer, *, device: str, per_family: int = 60) -> dict[str, float]:
     """Per family: share of held-out thoughts and answers of which every token is the model's first choice."""
-    pad = tokenizer.token_to_id("<|endoftext|>")
+    pad = id_of(tokenizer, "<|endoftext|>")
     result = {}
     for family in FAMILIES:
         rows = []
@@ -138,7 +139,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.recipe = recipe
-        end_id = tokenizer.token_to_id("<|im_end|>")
+        end_id = id_of(tokenizer, "<|im_end|>")
         self.model = build(recipe.shape, tokenizer.get_vocab_size(), end_id).to(self.device)
         self.steppers = optimizers(self.model, recipe)
         self.seen = self.step = 0
