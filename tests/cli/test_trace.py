@@ -336,3 +336,32 @@ def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
         code, _, err = run(capsys, *verb, str(tmp_path / "none.jsonl"))
         assert code == 2
         assert "cannot be read" in err
+
+
+def test_an_answer_can_be_drawn_into_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, picture = recorded(tmp_path, trace(MENDED)), tmp_path / "t.svg"
+    assert run(capsys, "show", file, "--picture", str(picture)) == (0, "", "")
+    drawn = picture.read_text()
+    assert drawn.startswith("<svg")
+    assert "tiny-large" in drawn
+    code, _, said = run(capsys, "show", file, "--picture", "/no/such/folder/t.svg")
+    assert code == 2
+    assert "--picture /no/such/folder/t.svg: cannot be written" in said
+
+
+def test_a_spread_of_entropies_is_drawn_and_its_humps_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diptest")
+    many: list[Written] = [("small", 0.1 + 0.01 * n, "x\n\n") for n in range(30)]
+    many += [("large", 1.7 + 0.01 * n, "y\n\n") for n in range(30)]
+    file, picture = recorded(tmp_path, trace(many)), tmp_path / "h.svg"
+    code, _, said = run(capsys, "summary", file, "--picture", str(picture), "--threshold", "0.9")
+    assert code == 0
+    assert "60 steps" in said
+    assert re.search(r"valley at \d\.\d\d nats, 0\.00 of the lower peak", said)
+    assert picture.read_text().count("<svg") == 1
+    few = recorded(tmp_path, trace(MENDED), name="few.jsonl")
+    code, _, said = run(capsys, "summary", few, "--picture", str(picture))
+    assert code == 2
+    assert "5 glimpses are too few" in said

@@ -55,7 +55,8 @@ class Screen:
         """The line of facts, also for an answer that broke off."""
         self._end_line()
         self._console.print()
-        self._console.print(Styled(facts_line(trace), style="dim"), soft_wrap=True)
+        # A picture has no window that could wrap the line for it.
+        self._console.print(Styled(facts_line(trace), style="dim"), soft_wrap=not self._console.record)
         if trace.error:
             self._console.print(Styled(f"stopped: {trace.error}", style="bold red"), soft_wrap=True)
 

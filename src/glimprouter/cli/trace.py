@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 from collections import Counter
@@ -46,13 +47,18 @@ def command() -> None:
 @click.option("--id", "id_", metavar="ID", help="The answer whose id begins so.")
 @click.option("--number", type=click.IntRange(min=1), help="The answer at this place in the file, from 1.")
 @details_option
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw it into this SVG file instead.")
 @no_color_option
-def show(file: Path, id_: str | None, number: int | None, details: bool, no_color: bool) -> None:
+def show(file: Path, id_: str | None, number: int | None, details: bool, picture: Path | None, no_color: bool) -> None:
     """Draw one answer again, as `ask` drew it.
 
     The last of FILE, unless --id or --number names another.
     """
-    draw(_chosen(file, id_, number), _console(no_color), details=details)
+    trace = _chosen(file, id_, number)
+    if picture is None:
+        draw(trace, _console(no_color), details=details)
+    else:
+        draw_picture(trace, picture, details=details)
 
 
 @command.command("summary")
@@ -198,6 +204,19 @@ def replay(trace: Trace) -> Iterator[Event]:
     if trace.answer is not None and trace.answer_text:
         yield Text(trace.answer.author, "answer", trace.answer_text)
     yield Finished(trace)
+
+
+def draw_picture(trace: Trace, picture: Path, *, details: bool) -> None:
+    """The same as a picture of a terminal. Raises ConfigError where the file cannot be written."""
+    console = Console(
+        record=True, width=110, file=io.StringIO(), force_terminal=True, color_system="truecolor", highlight=False
+    )
+    draw(trace, console, details=details)
+    try:
+        # A fixed id: the same answer gives the same file.
+        picture.write_text(console.export_svg(title="glimprouter", unique_id="glimprouter"), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--picture {picture}: cannot be written ({error.strerror})", field="picture") from error
 
 
 def draw(trace: Trace, console: Console, *, details: bool = False) -> None:
