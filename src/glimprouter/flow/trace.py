@@ -24,7 +24,6 @@ ended its turn inside the thought; budget: thinking tokens used up; context: a c
 
 ThoughtEnd = Literal["closed", "end_token", "thinking_budget", "context", "loop", "failed", "cancelled"]
 AnswerEnd = Literal["stop", "length", "stop_string", "failed", "cancelled"]
-TIMES = ("wall_ms", "first_token_ms", "wait_ms", "thought_ms", "answer_ms")
 
 
 class Step(msgspec.Struct, kw_only=True):
