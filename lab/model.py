@@ -18,12 +18,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is trained. At `keep_early_at` tokens a copy is set aside as NAME-early."""
+    """How a model is trained. At `keep_early_share` of its tokens a copy is set aside as NAME-early."""
 
     shape: Shape
     tokens: int
     seed: int = 11
-    keep_early_at: int | None = None
+    keep_early_share: float | None = None
     drills: bool = False
     """Whether single operations come before whole problems: the large model learns its sums from them."""
     batch_tokens: int = 6144
@@ -34,7 +34,7 @@ class Recipe:
 
 RECIPES = {
     "small": Recipe(
-        Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=10_000_000, keep_early_at=5_000_000
+        Shape(layers=2, hidden=96, heads=3, kv_heads=3, feed_forward=256), tokens=10_000_000, keep_early_share=0.5
     ),
     "large": Recipe(Shape(layers=8, hidden=192, heads=6, kv_heads=3, feed_forward=512), tokens=19_000_000, drills=True),
 }

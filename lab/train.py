@@ -208,7 +208,7 @@ def train(recipe: Recipe, tokenizer: Tokenizer, checkpoint: Path, *, log: Callab
         if run.step % EXACT_EVERY_STEPS == 0:
             shares = exact_share(run.model, tokenizer, device=run.device)
             log(f"exact {json.dumps(shares)} mean {sum(shares.values()) / len(shares):.3f}")
-        if recipe.keep_early_at is not None and run.seen >= recipe.keep_early_at and not early.exists():
+        if recipe.keep_early_share and run.seen >= recipe.keep_early_share * recipe.tokens and not early.exists():
             run.save(early)
         if time.monotonic() - last_saved > CHECKPOINT_EVERY_S:
             run.save(checkpoint)
