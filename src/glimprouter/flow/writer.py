@@ -127,6 +127,8 @@ class Writer:
         try:
             await context.__aexit__(None, None, None)
         finally:
+            # What it drew itself it has read: there is nothing to warm until others have written.
+            self._read_tokens = len(self._ids)
             self.usage.prompt_tokens += self._call.prompt_tokens
             self.usage.cached_tokens += self._call.cached_tokens
             self.usage.discarded_tokens += max(0, self._call.generated_tokens - self._taken_of_call)
