@@ -37,7 +37,7 @@ def corrections(traces: Iterable[Trace]) -> Iterator[Correction]:
 
 
 def clearest(found: Iterable[Correction]) -> Correction | None:
-    """The one to show: all is right behind it, it comes at once, and its H_init stands out most."""
+    """The one to show: the slip is the only mistake, it is mended at once, and H_init stands out most there."""
     return max(found, key=_clarity, default=None)
 
 
@@ -82,7 +82,8 @@ def _claim(step: Step) -> str:
 def _clarity(found: Correction) -> tuple[bool, bool, float]:
     trace, step = found.trace, found.trace.steps[found.mended]
     whole = trace.error is None and trace.thought_end == "closed"
-    all_right = whole and all(verdict(later.text) is not False for later in trace.steps[found.mended + 1 :])
+    others = (other for other in trace.steps if other.index != found.slip)
+    all_right = whole and all(verdict(other.text) is not False for other in others)
     routine = [other.glimpse.entropy_nats for other in trace.steps if other.author == "small" and other.glimpse]
     height = step.glimpse.entropy_nats if step.glimpse else 0.0
     return all_right, found.mended == found.slip + 1, height - (statistics.fmean(routine) if routine else height)

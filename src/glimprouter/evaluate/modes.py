@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glimprouter.errors import ConfigError
 
-BIN_NATS = 0.15
+BIN_NATS = 0.05
 HIGH_NATS = 3.0
 NEEDS = "pip install 'glimprouter[eval]' diptest"
 
