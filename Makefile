@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # The first interpreter that is new enough; empty if there is none.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-DEFAULT_Q = What is 47 * 36?
+DEFAULT_Q = Solve the following multiplication: 41 * 74. Give only the result as your final answer.
 # Taken literally: a dollar sign in the question is no make variable, and a quote meets no shell.
 override Q := $(if $(value Q),$(value Q),$(value DEFAULT_Q))
 export Q
