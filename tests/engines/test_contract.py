@@ -185,6 +185,6 @@ async def test_an_engine_can_be_closed_twice_before_and_after_use(engine: Engine
     if isinstance(engine, LocalGguf):
         engine = servers.address(engine)
     await engine.close()
-    await engine.encode("a")
+    assert await engine.encode("a")
     await engine.close()
     await engine.close()

@@ -1,4 +1,4 @@
-"""The event loop that verbs run on: uvloop where it is to be had, for a streamed token costs a third less on it."""
+"""The event loop that verbs run on: uvloop where it is to be had, which streams somewhat cheaper."""
 
 from __future__ import annotations
 

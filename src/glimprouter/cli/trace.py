@@ -104,6 +104,9 @@ def draw_modes(found: Summary, picture: Path, threshold_nats: float | None) -> N
         f"{humps.valley_ratio:.2f} of the lower peak",
         err=True,
     )
+    for bin_nats in modes.OTHER_BINS_NATS:
+        other = modes.modes_of(found.entropies_nats, bin_nats=bin_nats)
+        click.echo(f"in bins of {bin_nats:g} nats: {other.valley_ratio:.2f} of the lower peak", err=True)
 
 
 @command.command("compare")

@@ -9,13 +9,16 @@ from pathlib import Path
 from glimprouter.errors import ConfigError
 
 BIN_NATS = 0.05
+OTHER_BINS_NATS = (0.1, 0.15)
+"""Where the humps are found depends on the bins; whoever reports one width should report these too."""
+
 HIGH_NATS = 3.0
 NEEDS = "pip install 'glimprouter[eval]' diptest"
 
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """Peaks and valley are bins of `BIN_NATS`; `valley_ratio` is the valley's count over the lower peak's."""
+    """Peaks and valley are middles of bins; `valley_ratio` is the valley's count over the lower peak's."""
 
     steps: int
     dip: float
@@ -26,7 +29,7 @@ class Modes:
     valley_ratio: float
 
 
-def modes_of(entropies_nats: Sequence[float]) -> Modes:
+def modes_of(entropies_nats: Sequence[float], *, bin_nats: float = BIN_NATS) -> Modes:
     """Raises ConfigError with fewer than 50 values, or where the packages for it are not installed."""
     if len(entropies_nats) < 50:
         raise ConfigError(f"{len(entropies_nats)} glimpses are too few to tell humps; give at least 50", field="trace")
@@ -38,7 +41,7 @@ def modes_of(entropies_nats: Sequence[float]) -> Modes:
     values = numpy.asarray(entropies_nats, dtype=float)
     dip, p = diptest.diptest(values)
     counts, edges = numpy.histogram(
-        numpy.clip(values, 0, HIGH_NATS), bins=round(HIGH_NATS / BIN_NATS), range=(0, HIGH_NATS)
+        numpy.clip(values, 0, HIGH_NATS), bins=round(HIGH_NATS / bin_nats), range=(0, HIGH_NATS)
     )
     low, high, valley = _humps(counts.tolist())
     middle = (edges[:-1] + edges[1:]) / 2
