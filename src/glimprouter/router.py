@@ -18,7 +18,7 @@ from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Side
 from glimprouter.errors import ContextError, EngineError
 from glimprouter.flow.answer import Event, Finished, Started
 from glimprouter.flow.dispatch import Dispatch
-from glimprouter.flow.engine import Engine
+from glimprouter.flow.engine import Engine, Session
 from glimprouter.flow.prompt import Prompt, Prompter
 from glimprouter.flow.request import Request
 from glimprouter.flow.trace import ModelUsage, Trace
@@ -85,9 +85,11 @@ class Router:
         return traces[0]
 
     def _writers(self, request: Request, trace: Trace, prompts: dict[Side, Prompt]) -> WriterPair:
+        session = Session(trace.id, trace.created_unix_s)
+
         def writer(side: Side, top: int) -> Writer:
             usage = trace.usage_of(side)
-            return Writer(side, self._engines[side], prompts[side], request.sampling, top=top, usage=usage)
+            return Writer(side, self._engines[side], prompts[side], request.sampling, session, top=top, usage=usage)
 
         return WriterPair(writer("small", request.routing.glimpse_top), writer("large", 0))
 

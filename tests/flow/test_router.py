@@ -17,7 +17,7 @@ from glimprouter.config import SIDES, Routing, Sampling, Side
 from glimprouter.engines.scripted import CONTROL, Call, Line, Pace, ScriptedEngine, Vocabulary
 from glimprouter.errors import ConfigError, ContextError, EngineUnavailable, PairError, RequestError
 from glimprouter.flow.answer import Event, Finished, Started, StepFinished, StepStarted, Text
-from glimprouter.flow.engine import EngineFacts, Message, Token, Usage
+from glimprouter.flow.engine import EngineFacts, Message, Token
 from glimprouter.flow.request import Request, ask
 from glimprouter.flow.trace import Trace, to_line
 from glimprouter.flow.writer import derived_seed
@@ -37,9 +37,9 @@ class Engine(ScriptedEngine):
 
     @asynccontextmanager
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+        self, ids: Sequence[int], sampling: Sampling, **options: Any
     ) -> AsyncIterator[AsyncIterator[Token]]:
-        async with super().generate(ids, sampling, max_tokens=max_tokens, top=top, usage=usage) as tokens:
+        async with super().generate(ids, sampling, **options) as tokens:
             self.open_streams += 1
             try:
                 yield tokens
@@ -647,7 +647,7 @@ class Terse(Engine):
 
     @asynccontextmanager
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+        self, ids: Sequence[int], sampling: Sampling, **options: Any
     ) -> AsyncIterator[AsyncIterator[Token]]:
         async def shortened() -> AsyncGenerator[Token, None]:
             before: Token | None = None
@@ -660,7 +660,7 @@ class Terse(Engine):
             if before is not None:
                 yield before
 
-        opened = super().generate(ids, sampling, max_tokens=max_tokens, top=top, usage=usage)
+        opened = super().generate(ids, sampling, **options)
         async with opened as tokens, aclosing(shortened()) as fewer:
             yield fewer
 

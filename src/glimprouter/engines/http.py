@@ -19,7 +19,8 @@ import orjson
 
 from glimprouter.config import Sampling
 from glimprouter.engines.control import cut, lookalikes, unused_mark, without_thought
-from glimprouter.engines.dialects import LLAMACPP, THOUGHT_TAGS, Dialect, Draw, Event, Exchange, Piece
+from glimprouter.engines.dialects import THOUGHT_TAGS, Dialect, Draw, Event, Exchange, Piece
+from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.stream import Stream
 from glimprouter.errors import (
     ContextError,
@@ -30,7 +31,7 @@ from glimprouter.errors import (
     ModelError,
     RequestError,
 )
-from glimprouter.flow.engine import Completion, EngineFacts, Message, Token, Usage
+from glimprouter.flow.engine import Completion, EngineFacts, Message, Session, Token, Usage
 
 T = TypeVar("T")
 
@@ -130,14 +131,21 @@ class HttpEngine:
 
     @asynccontextmanager
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        top: int,
+        usage: Usage,
+        session: Session | None = None,
     ) -> AsyncIterator[AsyncIterator[Token]]:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; at least 1")
         facts = await self.facts()
         # Some files declare them as control tokens, whose text the server would not show.
         shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
-        stream = Stream(self, Draw(list(ids), sampling, max_tokens, top, shown), usage, facts.vocabulary_size)
+        stream = Stream(self, Draw(list(ids), sampling, max_tokens, top, shown, session), usage, facts.vocabulary_size)
         try:
             await stream.open()
             yield stream
@@ -149,14 +157,17 @@ class HttpEngine:
         facts = await self.facts()
         shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
         draw = Draw(list(ids), sampling, max_tokens, 0, shown)
-        drawn, text, finish, usage.prompt_tokens, usage.cached_tokens = await self._exchange(
-            self.dialect.whole, draw, allowed_s=self.timeouts.total_s
-        )
-        usage.generated_tokens = len(drawn)
-        return Completion(tuple(drawn), text, finish)
+        usage.requests += 1
+        whole = await self._exchange(self.dialect.whole, draw, allowed_s=self.timeouts.total_s)
+        usage.prompt_tokens, usage.cached_tokens = whole.prompt_tokens, whole.cached_tokens
+        usage.generated_tokens = len(whole.ids)
+        return Completion(tuple(whole.ids), whole.text, whole.finish)
 
-    async def prefill(self, ids: Sequence[int]) -> None:
+    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:  # noqa: ARG002
         await self._exchange(self.dialect.prefill, list(ids))
+
+    def leave(self, session: Session) -> None:
+        """Nothing is kept for an answer here."""
 
     async def close(self) -> None:
         """Close every connection; open streams end with EngineUnavailable."""

@@ -18,7 +18,7 @@ from typing import Literal
 
 from glimprouter.config import Sampling
 from glimprouter.errors import ContextError, EngineUnavailable
-from glimprouter.flow.engine import EngineFacts, Message, Token, Usage
+from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 _WRITING = "<|im_start|>assistant\n"
@@ -101,6 +101,7 @@ class Call:
     top: int = 0
     taken: int = 0
     closed_early: bool = False
+    session: Session | None = None
 
 
 class ScriptedEngine:
@@ -125,6 +126,7 @@ class ScriptedEngine:
         self.calls: list[Call] = []
         self.fail_after_tokens = fail_after_tokens
         self.closed = False
+        self.left: list[str] = []
         self._script = script
         self._answer = answer
         self._vocabulary = vocabulary or Vocabulary()
@@ -159,10 +161,18 @@ class ScriptedEngine:
 
     @asynccontextmanager
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        top: int,
+        usage: Usage,
+        session: Session | None = None,
     ) -> AsyncIterator[AsyncIterator[Token]]:
+        usage.requests += 1
         self._check_room(ids)
-        call = Call("generate", tuple(ids), sampling, max_tokens, top, closed_early=True)
+        call = Call("generate", tuple(ids), sampling, max_tokens, top, closed_early=True, session=session)
         self.calls.append(call)
         usage.prompt_tokens = len(ids)
         usage.cached_tokens = self._cached(ids)
@@ -172,11 +182,14 @@ class ScriptedEngine:
         finally:
             await tokens.aclose()
 
-    async def prefill(self, ids: Sequence[int]) -> None:
+    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
         self._check_room(ids)
-        self.calls.append(Call("prefill", tuple(ids)))
+        self.calls.append(Call("prefill", tuple(ids), session=session))
         await self._spend(self._pace.prefill_token_ms * (len(ids) - self._cached(ids)))
         self._remember(list(ids))
+
+    def leave(self, session: Session) -> None:
+        self.left.append(session.id)
 
     async def close(self) -> None:
         self.closed = True

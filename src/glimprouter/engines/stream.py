@@ -68,6 +68,7 @@ class Stream:
             sampling = replace(draw.sampling, seed=(draw.sampling.seed + self._restarts) % 2**63)
             left = draw.max_tokens - len(self._ids) + self._spare_tokens
             draw = replace(draw, ids=[*draw.ids, *self._ids], sampling=sampling, max_tokens=left)
+        self._usage.requests += 1
         await self._connection.open(draw)
         self._leg_start = len(self._ids)
 

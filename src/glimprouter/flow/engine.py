@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from glimprouter.config import Sampling
 
-__all__ = ["Completion", "Engine", "EngineFacts", "Finish", "Message", "Sampling", "Token", "Usage"]
+__all__ = ["Completion", "Engine", "EngineFacts", "Finish", "Message", "Sampling", "Session", "Token", "Usage"]
 
 Message = dict[str, str]
 """A chat message: `role` (system, user or assistant) and `content`."""
@@ -46,13 +46,28 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine says of its model. `vocabulary` is a fingerprint: equal ones exchange ids instead of text."""
+    """What an engine says of its model. `vocabulary` is a fingerprint: equal ones exchange ids instead of text.
+
+    `chat_template` is empty where a server does not tell it. `most_top` is how many log-probabilities a token may
+    carry; without any the model cannot be the one that glimpses. Without `takes_ids` a server is spoken to in text, and
+    its ids are our own numbers for the pieces of text seen.
+    """
 
     model: str
     context_tokens: int
     vocabulary_size: int
     vocabulary: str
     chat_template: str
+    most_top: int = 20
+    takes_ids: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The answer that a call belongs to: replicas are chosen by `id`, and queues kept by when it arrived."""
+
+    id: str
+    arrived_unix_s: float
 
 
 @dataclass(slots=True)
@@ -60,12 +75,13 @@ class Usage:
     """What one call cost, filled in as the engine reports it.
 
     `cached_tokens` of the prompt were not processed again. `generated_tokens` counts every token that arrived, also
-    those that nobody took from the stream.
+    those that nobody took from the stream. `requests` counts what was sent for the call, repetitions included.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    requests: int = 0
 
 
 class Engine(Protocol):
@@ -94,13 +110,24 @@ class Engine(Protocol):
     async def decode(self, ids: Sequence[int]) -> str: ...
 
     def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, top: int, usage: Usage
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        top: int,
+        usage: Usage,
+        session: Session | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[Token]]:
         """Open a stream of tokens that continues `ids`; leaving the context stops the engine at once."""
         ...
 
-    async def prefill(self, ids: Sequence[int]) -> None:
+    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
         """Have the engine cache a prefix; draws nothing."""
+        ...
+
+    def leave(self, session: Session) -> None:
+        """The answer is over: nothing more will be asked for it."""
         ...
 
     async def close(self) -> None: ...

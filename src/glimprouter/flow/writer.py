@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 from glimprouter.config import Sampling, Side
 from glimprouter.errors import ContextError, EngineError, EngineProtocolError
-from glimprouter.flow.engine import Engine, Token, Usage
+from glimprouter.flow.engine import Engine, Session, Token, Usage
 from glimprouter.flow.glimpse import Glimpse, glimpse_of
 from glimprouter.flow.prompt import Prompt
 from glimprouter.flow.trace import ModelUsage
@@ -39,7 +39,15 @@ class Writer:
     """Draws tokens for one model. `ahead` holds tokens drawn but not yet taken (the glimpse is one of them)."""
 
     def __init__(
-        self, side: Side, engine: Engine, prompt: Prompt, sampling: Sampling, *, top: int, usage: ModelUsage
+        self,
+        side: Side,
+        engine: Engine,
+        prompt: Prompt,
+        sampling: Sampling,
+        session: Session,
+        *,
+        top: int,
+        usage: ModelUsage,
     ) -> None:
         """`top` is how many log-probabilities to ask for with every token; 0 for a side that is never glimpsed."""
         self.side = side
@@ -49,6 +57,7 @@ class Writer:
         self._engine = engine
         self._ids = list(prompt.ids)
         self._sampling = sampling
+        self._session = session
         self._top = top
         self._tokens_left = prompt.room_tokens
         self._heard: list[Passage] = []
@@ -81,7 +90,7 @@ class Writer:
         with suppress(EngineError, ContextError):
             await self._take_over()
             unread = len(self._ids) - self._read_tokens
-            await self._engine.prefill(self._ids)
+            await self._engine.prefill(self._ids, session=self._session)
             self.usage.warm_calls += 1
             self.usage.warm_tokens += unread
             self._read_tokens = len(self._ids)
@@ -129,6 +138,7 @@ class Writer:
         finally:
             # What it drew itself it has read: there is nothing to warm until others have written.
             self._read_tokens = len(self._ids)
+            self.usage.calls += self._call.requests
             self.usage.prompt_tokens += self._call.prompt_tokens
             self.usage.cached_tokens += self._call.cached_tokens
             self.usage.discarded_tokens += max(0, self._call.generated_tokens - self._taken_of_call)
@@ -141,6 +151,7 @@ class Writer:
             with suppress(asyncio.CancelledError):
                 await task
         await self.stop()
+        self._engine.leave(self._session)
 
     async def _follow(self) -> None:
         """Be at the end of the common text, ready to draw."""
@@ -182,9 +193,13 @@ class Writer:
             sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
             self._call, self._taken_of_call = Usage(), 0
             self._context = self._engine.generate(
-                self._ids, sampling, max_tokens=max(1, self._tokens_left), top=self._top, usage=self._call
+                self._ids,
+                sampling,
+                max_tokens=max(1, self._tokens_left),
+                top=self._top,
+                usage=self._call,
+                session=self._session,
             )
-            self.usage.calls += 1
             self._stream = await self._context.__aenter__()
             self._read_tokens = len(self._ids)
         try:

@@ -1,97 +1,20 @@
-"""How servers differ, as data: routes, request bodies, and what their replies say. No I/O here; `http.py` does that.
+"""llama.cpp's own server.
 
-Fields follow llama.cpp's tools/server/README.md; what it leaves open was found by request and stands in comments.
+Fields follow its tools/server/README.md; what that leaves open was found by request and stands in comments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct, field
 from msgspec.json import Decoder
 
+from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, ModelInfo, Piece, Whole
 from glimprouter.flow.engine import Finish, Message, Sampling, Token
-from glimprouter.flow.prompt import FORMATS
 
-T_co = TypeVar("T_co", covariant=True)
-
-THOUGHT_TAGS = tuple(tag for known in FORMATS for tag in (known.open_tag, known.close_tag))
 _UINT32 = 0xFFFF_FFFF
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """What a stream is asked for. `shown` are the tokens to be shown as text even if they are control tokens."""
-
-    ids: Sequence[int]
-    sampling: Sampling
-    max_tokens: int
-    top: int
-    shown: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Event:
-    """What one event of a stream says.
-
-    `drawn` is the engine's own count of tokens so far: where it runs ahead of those received, ids are missing.
-    A count that an event does not mention is None.
-    """
-
-    tokens: list[Token]
-    drawn: int | None = None
-    finish: Finish | None = None
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A token of a text with the bytes it stands for, which may be part of a character."""
-
-    id: int
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What a server says of the model it runs."""
-
-    model: str
-    context_tokens: int
-    vocabulary_size: int
-    chat_template: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange(Generic[T_co]):
-    """One route: what is sent (None: a GET) and how the reply is read. `read` raises ValueError on a broken one."""
-
-    path: str
-    body: Callable[..., dict[str, Any] | None]
-    read: Callable[[bytes], T_co]
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """One kind of server. `generate.read` reads the payload of one server-sent event, the others a whole reply."""
-
-    name: str
-    generate: Exchange[Event]
-    whole: Exchange[tuple[list[int], str, Finish, int, int]]
-    prefill: Exchange[None]
-    render: Exchange[str]
-    tokenize: Exchange[list[int]]
-    pieces: Exchange[list[Piece]]
-    top_after: Exchange[tuple[tuple[int, float], ...]]
-    detokenize: Exchange[str]
-    facts: tuple[Exchange[Any], ...]
-    model_info: Callable[..., ModelInfo]
-
-
-# llama.cpp's own server ----------------------------------------------------------------------------------------------
 
 
 class _Top(Struct, gc=False):
@@ -103,6 +26,7 @@ class _Prob(Struct):
     id: int
     logprob: float
     top_logprobs: list[_Top]
+    token: str = ""
 
 
 class _Progress(Struct, gc=False):
@@ -232,14 +156,19 @@ def _whole_body(draw: Draw) -> dict[str, Any]:
     return _completion_body(draw) | {"stream": False, "return_progress": False}
 
 
-def _read_whole(data: bytes) -> tuple[list[int], str, Finish, int, int]:
-    """Ids (without the end token, which comes last), text, why it ended, prompt tokens and how many cached."""
+def _read_whole(data: bytes) -> Whole:
+    """A token that ends within a character has no entry among the probabilities: `tokens` ends before the first one."""
     reply = _decode_completion(data)
     if reply.stop_type not in _FINISH:
         raise ValueError(f"unknown stop_type {reply.stop_type!r}")
     cached = reply.timings.cache_n if reply.timings else 0
     ids = reply.tokens[:-1] if reply.stop_type == "eos" else reply.tokens
-    return ids, reply.content, _FINISH[reply.stop_type], reply.tokens_evaluated, cached
+    tokens = []
+    for id_, prob in zip(ids, reply.completion_probabilities, strict=False):
+        if prob.id != id_:
+            break
+        tokens.append(Token(id_, prob.token, prob.logprob, tuple([(top.id, top.logprob) for top in prob.top_logprobs])))
+    return Whole(ids, reply.content, _FINISH[reply.stop_type], reply.tokens_evaluated, cached, tokens)
 
 
 def _drawn(reply: _Completion) -> list[Token]:
@@ -305,5 +234,3 @@ LLAMACPP = Dialect(
     ),
     model_info=_llamacpp_info,
 )
-
-DIALECTS: dict[str, Dialect] = {LLAMACPP.name: LLAMACPP}
