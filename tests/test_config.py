@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from glimprouter.config import REFUSED_SAMPLING, Config, Routing, Sampling, from_table, load_config
+from glimprouter.config import REFUSED_SAMPLING, Config, Model, Routing, Sampling, from_table, load_config, model_at
 from glimprouter.errors import ConfigError
 
 
@@ -199,3 +199,36 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
+
+
+def test_a_model_is_a_text_or_a_table_and_several_addresses_are_its_replicas(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[models]\nfast = "small.gguf"\n[models.wise]\nat = ["http://a:1", "http://b:1"]\ndialect = "vllm"\n'
+        '[models.lone]\nat = "http://c:1"\n'
+    )
+    assert load_config(path).models == {
+        "fast": "small.gguf",
+        "wise": Model(("http://a:1", "http://b:1"), dialect="vllm"),
+        "lone": Model(("http://c:1",)),
+    }
+    assert model_at("http://a:1, http://b:1") == Model(("http://a:1", "http://b:1"))
+    assert model_at("odd,name.gguf") == Model(("odd,name.gguf",))
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("[models.a]\nat = []", "models.a.at"),
+        ("[models.a]\nat = 3", "models.a.at"),
+        ('[models.a]\nat = "x"\nspeculate = -1', "models.a.speculate"),
+        ('[models.a]\nat = "x"\nurl = "y"', "models.a.url"),
+        ("[models]\na = 3", "models"),
+    ],
+)
+def test_a_bad_model_is_refused_by_the_name_of_its_key(tmp_path: Path, text: str, field: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.field == field

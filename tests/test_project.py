@@ -83,7 +83,7 @@ def run_python(code: str) -> str:
 
 
 def test_locks_are_there() -> None:
-    assert [lock.stem for lock in LOCKS] == ["ask", "gym", "lab", "test"]
+    assert [lock.stem for lock in LOCKS] == ["ask", "engines", "gym", "lab", "test"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)

@@ -62,7 +62,12 @@ REFUSED_SAMPLING = {
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats."""
+    """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
+
+    `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
+    other writes, after each step and within it every `warm_every_tokens` (0: only after). `*_min_stay_steps`: how many
+    steps a model keeps writing once it has taken over, for engines where coming back is dear.
+    """
 
     policy: str = "glimpse"
     threshold: float | None = None
@@ -75,7 +80,11 @@ class Routing:
     max_answer_tokens: int = 2048
     glimpse_top: int = 20
     loop_repeats: int = 3
+    overlap: bool = True
     warm: bool = True
+    warm_every_tokens: int = 48
+    small_min_stay_steps: int = 1
+    large_min_stay_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -90,15 +99,51 @@ class Routing:
         _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
         _number("glimpse_top", self.glimpse_top, 2, 1000)
         _number("loop_repeats", self.loop_repeats, 2, 1000)
+        _number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
+        _number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
+        _number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Where one model runs: `at` names a GGUF file, a Hugging Face folder, or the addresses of its replicas.
+
+    `dialect` is how its servers speak (auto: found by asking). `model` is the name by which they know it (empty: the
+    first one they list). `tokenizer` is a folder with tokenizer.json and chat template, for servers that render and
+    tokenise nothing themselves. `thought_format` is how it opens and closes a thought, where its template does not
+    tell. `key_variable` names the environment variable that holds the servers' key (empty: GLIMPROUTER_SMALL_KEY or
+    GLIMPROUTER_LARGE_KEY).
+    `speculate`: how many tokens a draft model proposes at a time (0: none); local engines only.
+    """
+
+    at: tuple[str, ...]
+    dialect: str = "auto"
+    model: str = ""
+    tokenizer: str = ""
+    thought_format: str = "auto"
+    key_variable: str = ""
+    speculate: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.at or not all(self.at):
+            raise ConfigError("at is empty; give a file, a folder or one address for each replica", field="at")
+        _number("speculate", self.speculate, 0, 64)
+
+
+def model_at(text: str) -> Model:
+    """What `--small` and `--large` say: one place, or the addresses of several replicas with commas between them."""
+    places = text.split(",") if text.startswith(("http://", "https://")) else [text]
+    return Model(tuple(place.strip() for place in places))
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole configuration file. `models` gives names to addresses and files: `--small NAME`."""
+    """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
+    reads, a table is a `Model`."""
 
     small: str | None = None
     large: str | None = None
-    models: dict[str, str] = field(default_factory=dict)
+    models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -136,7 +181,16 @@ def from_table(kind: type[T], table: dict[str, Any], *, where: str, prefix: str 
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: {name} must be a table, [{name}]", field=name)
             value = from_table(typing.cast("type[Any]", expected), value, where=where, prefix=f"{name}.")
-        elif not _fits(value, expected):
+        elif key == "models" and isinstance(value, dict):
+            value = {
+                one: from_table(Model, entry, where=where, prefix=f"{name}.{one}.")
+                if isinstance(entry, dict)
+                else entry
+                for one, entry in value.items()
+            }
+        elif typing.get_origin(expected) is tuple:
+            value = tuple(value) if isinstance(value, list) else (value,)
+        if not dataclasses.is_dataclass(expected) and not _fits(value, expected):
             raise ConfigError(f"{where}: {name} is {value!r}; accepted: {_in_words(expected)}", field=name)
         values[key] = value
     try:
@@ -152,18 +206,22 @@ def _in_words(expected: Any) -> str:
     if origin is Literal:
         return ", ".join(options)
     if origin is dict:
-        return "a table of texts"
+        return "a table of texts and tables"
+    if origin is tuple:
+        return "a text or a list of texts"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
 
 
 def _fits(value: Any, expected: Any) -> bool:
-    origin = typing.get_origin(expected)
+    origin, options = typing.get_origin(expected), typing.get_args(expected)
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in typing.get_args(expected))
+        return any(_fits(value, option) for option in options)
     if origin is Literal:
-        return value in typing.get_args(expected)
+        return value in options
     if origin is dict:
-        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+        return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int:

@@ -49,11 +49,19 @@ class ContextError(InputError):
 
 
 class EngineError(GlimprouterError):
-    """An engine failed while it worked; `engine` is its name."""
+    """An engine failed while it worked; `engine` is its name.
 
-    def __init__(self, message: str, *, engine: str = "") -> None:
+    `final`: the request would fail again, here and on any other replica. `retry_after_s`: how long the engine asks to
+    be left alone.
+    """
+
+    def __init__(
+        self, message: str, *, engine: str = "", final: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.engine = engine
+        self.final = final
+        self.retry_after_s = retry_after_s
 
 
 class EngineUnavailable(EngineError):

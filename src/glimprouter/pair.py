@@ -6,10 +6,10 @@ import asyncio
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Model, model_at
 from glimprouter.engines import open_engine
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
@@ -39,9 +39,13 @@ class Pair:
 
 @asynccontextmanager
 async def open_pair(
-    small: str | None = None, large: str | None = None, *, names: dict[str, str] | None = None, parallel: int = 1,
+    small: str | None = None,
+    large: str | None = None,
+    *,
+    names: dict[str, str | Model] | None = None,
+    parallel: int = 1,
     exact: bool = False,
-) -> AsyncIterator[Pair]:  # fmt: skip
+) -> AsyncIterator[Pair]:
     """Open two models, closing both in the end. Without any, the tiny pair.
 
     `small` and `large` are a URL, a GGUF file, a name from `names`, or a model that ships. `parallel` is how many
@@ -57,10 +61,12 @@ async def open_pair(
     async with AsyncExitStack() as stack:
 
         async def opened(side: str, spec: str) -> Engine:
-            spec = (names or {}).get(spec, spec)
-            if spec in (TINY_SMALL, TINY_LARGE, TINY_WEAK):
-                spec = str(stack.enter_context(as_file(files("glimprouter.models") / f"{spec}.gguf")))
-            engine = await open_engine(spec, side=side, parallel=parallel, exact=exact)
+            named = (names or {}).get(spec, spec)
+            model = named if isinstance(named, Model) else model_at(named)
+            if model.at[0] in (TINY_SMALL, TINY_LARGE, TINY_WEAK):
+                file = stack.enter_context(as_file(files("glimprouter.models") / f"{model.at[0]}.gguf"))
+                model = replace(model, at=(str(file),))
+            engine = await open_engine(model, side=side, parallel=parallel, exact=exact)
             stack.push_async_callback(engine.close)
             return engine
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from glimprouter.config import model_at
 from glimprouter.engines import open_engine
 from glimprouter.engines.http import HttpEngine, Timeouts
 from glimprouter.errors import (
@@ -354,19 +355,19 @@ async def test_an_address_where_nobody_listens_is_refused_by_name() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(ModelError, match=f"--large http://127.0.0.1:{port}: no llama.cpp server") as refused:
-        await open_engine(f"http://127.0.0.1:{port}", side="large")
+        await open_engine(model_at(f"http://127.0.0.1:{port}"), side="large")
     assert refused.value.field == "large"
 
 
 async def test_a_server_of_another_kind_is_refused_by_name() -> None:
     async with serving(web.Application()) as url:
         with pytest.raises(ModelError, match=r"no llama.cpp server that can be used: .*answered 404"):
-            await open_engine(url, side="small")
+            await open_engine(model_at(url), side="small")
 
 
 async def test_what_is_neither_address_nor_file_is_refused_with_what_is_accepted() -> None:
     with pytest.raises(ModelError, match=r"--small qwen: no such file; give a GGUF file, or the address"):
-        await open_engine("qwen", side="small")
+        await open_engine(model_at("qwen"), side="small")
 
 
 async def test_the_key_of_a_server_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +382,6 @@ async def test_the_key_of_a_server_comes_from_the_environment(monkeypatch: pytes
     app.router.add_get("/props", props)
     async with serving(app) as url:
         with pytest.raises(ModelError, match="GLIMPROUTER_SMALL_KEY") as refused:
-            await open_engine(url, side="small")
+            await open_engine(model_at(url), side="small")
     assert seen == ["Bearer sesame"]
     assert "sesame" not in str(refused.value)

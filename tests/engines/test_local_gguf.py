@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from glimprouter.config import Sampling
+from glimprouter.config import Sampling, model_at
 from glimprouter.engines import local_gguf, open_engine
 from glimprouter.engines.gguf_file import read_metadata
 from glimprouter.engines.http import HttpEngine
@@ -248,7 +248,7 @@ def is_running(pid: int) -> bool:
 
 
 async def test_two_engines_start_together_and_end_when_closed(model: Path) -> None:
-    engines = await asyncio.gather(*(open_engine(str(model), side=side) for side in ("small", "large")))
+    engines = await asyncio.gather(*(open_engine(model_at(str(model)), side=side) for side in ("small", "large")))
     pids = [engine.pid for engine in engines if isinstance(engine, LocalGguf)]
     assert all(map(is_running, pids))
     await asyncio.gather(*(engine.close() for engine in engines))
@@ -423,7 +423,7 @@ async def test_a_file_that_can_not_be_served_is_refused_with_its_reason(
 ) -> None:
     harm(model)
     with pytest.raises(ModelError, match=f"--large .*model.gguf: {said}") as refused:
-        await open_engine(str(model), side="large")
+        await open_engine(model_at(str(model)), side="large")
     assert refused.value.field == "large"
     assert None not in [process.exit_code() for process in started]
 

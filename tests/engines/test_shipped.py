@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glimprouter.config import Sampling
+from glimprouter.config import Sampling, model_at
 from glimprouter.engines import open_engine
 from glimprouter.engines.gguf_file import read_metadata
 from tests.engines.drawn import draw
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not SHIPPED, reason="no model is there yet")
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 async def test_a_shipped_model_thinks_in_ids_that_decode_to_its_text(path: Path) -> None:
-    engine = await open_engine(str(path), side="small")
+    engine = await open_engine(model_at(str(path)), side="small")
     try:
         _, ids = await engine.encode_prompt([{"role": "user", "content": "What is 47 * 36?"}])
         ids += await engine.encode("<think>\n", special=True)
@@ -32,7 +32,7 @@ async def test_a_shipped_model_thinks_in_ids_that_decode_to_its_text(path: Path)
 async def test_shipped_models_exchange_ids() -> None:
     vocabularies = set()
     for path in SHIPPED:
-        engine = await open_engine(str(path), side="small")
+        engine = await open_engine(model_at(str(path)), side="small")
         vocabularies.add((await engine.facts()).vocabulary)
         await engine.close()
     assert len(vocabularies) == 1

@@ -141,3 +141,21 @@ def test_policy_describes_itself_with_its_parameters() -> None:
 )
 def test_policy_names_the_models_it_may_let_write(routing: Routing, authors: set[Side]) -> None:
     assert set(make_policy(routing, threshold_nats=0.9, seed=0).authors) == authors
+
+
+def test_model_that_took_over_stays_for_its_number_of_steps_without_a_glimpse() -> None:
+    policy = make_policy(Routing(small_min_stay_steps=2, large_min_stay_steps=3), threshold_nats=0.9, seed=0)
+
+    def written(*authors: Side) -> Trace:
+        return trace_of(*(Step(index=index, author=author) for index, author in enumerate(authors)))
+
+    assert verdict(policy.plan(written("small", "large"))) == ("large", [])
+    assert verdict(policy.plan(written("small", "large", "large"))) == ("large", [])
+    assert verdict(policy.plan(written("small", "large", "large", "large")), glimpse_of(0.1))[0] == "small"
+    assert verdict(policy.plan(written("large", "large", "large", "small"))) == ("small", [])
+    assert verdict(policy.plan(written("small", "small")), glimpse_of(1.5))[0] == "large"
+
+
+def test_loop_ends_a_stay() -> None:
+    policy = make_policy(Routing(small_min_stay_steps=9), threshold_nats=0.9, seed=0)
+    assert verdict(policy.plan(trace_of(Step(index=0, author="small", loop_cycle_steps=1)))) == ("large", [])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glimprouter.config import Model
 from glimprouter.errors import ModelError
 from glimprouter.flow.engine import Engine
 
 
-async def open_engine(spec: str, *, side: str, parallel: int = 1, exact: bool = False) -> Engine:
-    """The engine that `spec` names, ready to work: the address of a server, or a GGUF file to be served here.
+async def open_engine(model: Model, *, side: str, parallel: int = 1, exact: bool = False) -> Engine:
+    """The engine that runs `model`, ready to work: the address of a server, or a GGUF file to be served here.
 
     A server's key is read from GLIMPROUTER_SMALL_KEY or GLIMPROUTER_LARGE_KEY. `parallel` (answers at once) and
     `exact` (float32 throughout) concern files only. Raises ModelError, naming `--{side}`, and EngineError.
     """
+    spec = model.at[0]
     if spec.startswith(("http://", "https://")):
         from glimprouter.engines.http import open_server
 

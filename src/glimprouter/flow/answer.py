@@ -69,6 +69,11 @@ class HoldBack:
         self._kept = text[len(text) - keep :]
         return text[: len(text) - keep]
 
+    @property
+    def holds(self) -> bool:
+        """Whether something is kept back."""
+        return bool(self._kept)
+
     def flush(self) -> str:
         """What was kept back in vain."""
         kept, self._kept = self._kept, ""

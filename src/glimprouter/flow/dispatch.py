@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
+from dataclasses import replace
 
 from glimprouter.config import SIDES, Side
 from glimprouter.flow.answer import Event, HoldBack, StepFinished, StepStarted, Text
@@ -71,6 +72,8 @@ class Dispatch:
             move = next(plan)
             while True:
                 writer = self._pair[move.who]
+                if not self._request.routing.overlap:
+                    await self._pair.other(move.who).stop()
                 self._opened |= not writer.is_open
                 glimpse = await writer.look(len(self._trace.steps))
                 self._glimpses[move.who] = glimpse
@@ -93,6 +96,7 @@ class Dispatch:
             idle.warm()
         yield StepStarted(step)
         guard = HoldBack(writer.prompt.format.close_tag)
+        telling = Telling(step, every_tokens=self._warm_every_tokens(idle, writer))
         end: StepEnd | None = None
         while end is None:
             token = await writer.take(step.index)
@@ -101,11 +105,20 @@ class Dispatch:
                 self._note_first_text()
                 yield Text(who, "thought", shown)
             end = self._end_of(token, mark)
+            if end is None and telling.is_due and token.text and not guard.holds:
+                idle.hear(telling.told(writer.facts.vocabulary))
+                idle.warm()
         if rest := guard.flush():
             yield Text(who, "thought", rest)
         self._finish(step, end)
-        idle.hear(self._passage(step, writer))
+        idle.hear(telling.rest(writer, tag_alone=not self._splitter.after_close))
         yield StepFinished(step)
+
+    def _warm_every_tokens(self, idle: Writer, writer: Writer) -> int:
+        """How often within a step the idle model reads along; 0: not at all, for text is encoded whole, at its end."""
+        if idle.side not in self._warmed or not idle.shares_ids_with(writer):
+            return 0
+        return self._request.routing.warm_every_tokens
 
     def _append(self, step: Step, writer: Writer, token: Token) -> Mark:
         if not step.ids:
@@ -154,16 +167,6 @@ class Dispatch:
         if not self._trace.first_token_ms:
             self._trace.first_token_ms = (self._clock() - self._begun) * 1000
 
-    def _passage(self, step: Step, writer: Writer) -> Passage:
-        """A step as the other model takes it over: without the closing tag, which every family encodes its own way."""
-        if step.end != "closed":
-            return Passage(step.text, tuple(step.ids), writer.facts.vocabulary)
-        tag, close_ids = writer.prompt.format.close_tag, writer.prompt.close_ids
-        body = step.text.rpartition(tag)[0]
-        tag_alone = not self._splitter.after_close and tuple(step.ids[-len(close_ids) :]) == close_ids
-        ids = tuple(step.ids[: -len(close_ids)]) if tag_alone else None
-        return Passage(body, ids, writer.facts.vocabulary)
-
     async def answer(self) -> AsyncGenerator[Event, None]:
         """Have the answer written. Whoever did not close the thought itself is given the close in its own tags."""
         who = self._request.routing.answer_by
@@ -210,3 +213,36 @@ class Dispatch:
                 end = "stop_string"
             elif token.finish or len(answer.ids) >= self._request.routing.max_answer_tokens:
                 end = token.finish or "length"
+
+
+class Telling:
+    """How much of a step under way the idle model has been told."""
+
+    def __init__(self, step: Step, *, every_tokens: int) -> None:
+        """`every_tokens` 0: only the whole."""
+        self._step = step
+        self._every_tokens = every_tokens
+        self._tokens = self._characters = 0
+
+    @property
+    def is_due(self) -> bool:
+        return bool(self._every_tokens) and len(self._step.ids) - self._tokens >= self._every_tokens
+
+    def told(self, vocabulary: str) -> Passage:
+        """What is new in the step since this was last asked."""
+        text, ids = self._step.text[self._characters :], tuple(self._step.ids[self._tokens :])
+        self._characters, self._tokens = len(self._step.text), len(self._step.ids)
+        return Passage(text, ids, vocabulary)
+
+    def rest(self, writer: Writer, *, tag_alone: bool) -> Passage:
+        """The end of the step, without the closing tag, which every family encodes its own way.
+
+        `tag_alone`: the tag is tokens of its own, not part of one that says more.
+        """
+        passage = self.told(writer.facts.vocabulary)
+        if self._step.end != "closed":
+            return passage
+        body = passage.text.rpartition(writer.prompt.format.close_tag)[0]
+        close_ids, ids = writer.prompt.close_ids, passage.ids or ()
+        alone = tag_alone and ids[-len(close_ids) :] == close_ids
+        return replace(passage, text=body, ids=ids[: -len(close_ids)] if alone else None)

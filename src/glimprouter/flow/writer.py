@@ -34,6 +34,9 @@ class Passage:
 MOST_BLANK_TOKENS = 16
 """After so much white space in a row the next token is glimpsed, whatever it is."""
 
+DEAR_TOKENS = 256
+"""A hand-over waits for a warming that reads more than this; a smaller one is dropped, for reading again is cheaper."""
+
 
 class Writer:
     """Draws tokens for one model. `ahead` holds tokens drawn but not yet taken (the glimpse is one of them)."""
@@ -67,6 +70,8 @@ class Writer:
         self._call = Usage()
         self._taken_of_call = 0
         self._warming: asyncio.Task[None] | None = None
+        self._warming_tokens = 0
+        self._overtaken = self._pass_over = 0
         self._read_tokens = 0
 
     @property
@@ -78,28 +83,46 @@ class Writer:
         """Note what others wrote while this writer was stopped; it is taken over when next a token is drawn."""
         self._heard += passages
 
+    def shares_ids_with(self, other: Writer) -> bool:
+        """Whether ids of the other model's text mean the same here, so that any part of it may be taken over alone."""
+        return self.facts.vocabulary == other.facts.vocabulary
+
     def warm(self) -> None:
-        """Have the engine read, in the background, what it has not read yet. At most one such request at a time."""
-        if self._warming is not None and self._warming.done():
+        """Have the engine read, in the background, what it has not read yet. At most one such request at a time.
+
+        A request that is still under way when the next is due shows that the engine queues: as many chances as were
+        missed are passed over afterwards, so that a busy engine is asked ever less.
+        """
+        if self._warming is not None:
+            if not self._warming.done():
+                self._overtaken += 1
+                return
             self._warming = None
-        if self._warming is None and (self._heard or self._read_tokens < len(self._ids)):
+            self._pass_over, self._overtaken = self._overtaken, 0
+        if self._pass_over:
+            self._pass_over -= 1
+        elif self._heard or self._read_tokens < len(self._ids):
             self._warming = asyncio.create_task(self._prefill())
 
     async def _prefill(self) -> None:
         """Never fails: what is wrong with the engine, or too much for it, will show when the model is needed."""
         with suppress(EngineError, ContextError):
             await self._take_over()
-            unread = len(self._ids) - self._read_tokens
-            await self._engine.prefill(self._ids, session=self._session)
+            ids = self._ids.copy()
+            self._warming_tokens = len(ids) - self._read_tokens
             self.usage.warm_calls += 1
-            self.usage.warm_tokens += unread
-            self._read_tokens = len(self._ids)
+            self.usage.warm_tokens += self._warming_tokens
+            await self._engine.prefill(ids, session=self._session)
+            self._read_tokens = len(ids)
 
     async def _settle(self) -> None:
-        """Wait for a warming under way: what it reads must be read anyhow."""
+        """The model is needed now: a warming under way is dropped, or waited for where it reads much."""
         task, self._warming = self._warming, None
-        if task is not None:
-            await task
+        if task is None or task.done():
+            return
+        if self._warming_tokens <= DEAR_TOKENS:
+            task.cancel()
+        await asyncio.wait({task})
 
     async def look(self, step_index: int) -> Glimpse:
         """The distribution of the next visible token; what is read for it stays ahead, to be taken or thrown away."""
@@ -146,10 +169,9 @@ class Writer:
     async def close(self) -> None:
         """Leave the engine alone for good."""
         task, self._warming = self._warming, None
-        if task is not None:
+        if task is not None and not task.done():
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})
         await self.stop()
         self._engine.leave(self._session)
 

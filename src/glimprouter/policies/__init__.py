@@ -11,6 +11,7 @@ from glimprouter.flow.moves import StepPolicy
 from glimprouter.policies.first_large import FirstLarge
 from glimprouter.policies.fixed import Fixed
 from glimprouter.policies.glimpse import GlimpsePolicy
+from glimprouter.policies.min_stay import MinStay
 from glimprouter.policies.random import RandomPolicy
 
 
@@ -41,4 +42,6 @@ def make_policy(routing: Routing, *, threshold_nats: float, seed: int) -> StepPo
     """The policy that `routing` names. Raises ConfigError for an unknown one."""
     check_policy(routing.policy)
     policy = POLICIES[routing.policy](Terms(routing, threshold_nats, seed))
+    if routing.small_min_stay_steps > 1 or routing.large_min_stay_steps > 1:
+        policy = MinStay(policy, routing.small_min_stay_steps, routing.large_min_stay_steps)
     return FirstLarge(policy, routing.first_large_steps) if routing.first_large_steps else policy
