@@ -67,8 +67,9 @@ def test_bootstrap_agrees_with_scipy() -> None:
     theirs = scipy_bootstrap(
         (values,), statistics.median, method="percentile", n_resamples=5000, vectorized=False, rng=3
     )
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.04)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.04)
+    # Medians of resamples fall on few values, here up to 0.05 apart.
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.06)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.06)
 
 
 def test_bootstrap_is_the_same_every_time_for_a_seed() -> None:

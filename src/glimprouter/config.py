@@ -136,6 +136,12 @@ def model_at(text: str) -> Model:
     return Model(tuple(place.strip() for place in places))
 
 
+def named_model(text: str, names: dict[str, str | Model]) -> Model:
+    """The model that a name of the config stands for, or that a text which is none describes."""
+    known = names.get(text, text)
+    return known if isinstance(known, Model) else model_at(known)
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Model, model_at
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Model, named_model
 from glimprouter.engines import open_engine
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
@@ -61,8 +61,7 @@ async def open_pair(
     async with AsyncExitStack() as stack:
 
         async def opened(side: str, spec: str) -> Engine:
-            named = (names or {}).get(spec, spec)
-            model = named if isinstance(named, Model) else model_at(named)
+            model = named_model(spec, names or {})
             if model.at[0] in (TINY_SMALL, TINY_LARGE, TINY_WEAK):
                 file = stack.enter_context(as_file(files("glimprouter.models") / f"{model.at[0]}.gguf"))
                 model = replace(model, at=(str(file),))

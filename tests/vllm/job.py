@@ -78,7 +78,7 @@ class Environment:
 
     def _part(self, name: str, options: tuple[str, ...], requirements: str) -> bool:
         if not self.has(name):
-            pip = [self.python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", *options]
+            pip = [str(self.python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", *options]
             log = self.folder / f"{name}.log"
             with log.open("wb") as output:
                 done = subprocess.run(pip, input=requirements.encode(), stdout=output, stderr=output, check=False)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from glimprouter.cli.loop import run
 from glimprouter.cli.options import pair_options, sampling_options, settings
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
 from glimprouter.errors import ConfigError, EngineError
 from glimprouter.evaluate import profiles, tables
 from glimprouter.evaluate.cpu import CpuMeter
@@ -153,7 +153,7 @@ async def _run(wish: _Wish) -> None:
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
-        remote = any(config.models.get(spec, spec).startswith("http") for spec in _specs(config))
+        remote = any(named_model(spec, config.models).at[0].startswith("http") for spec in _specs(config))
         meter = None if remote else CpuMeter()
         runner = Runner(pair.small, pair.large, sampling=config.sampling, grade=suite.score, meter=meter)
         await _follow(_job(wish, asked, runner), console)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from glimprouter.config import Routing, Sampling, __version__
+from glimprouter.config import Model, Routing, Sampling, __version__, named_model
 from glimprouter.errors import ConfigError
 from glimprouter.evaluate.methods import Method
 from glimprouter.evaluate.records import AnswerFile, Outcome, read_outcomes
@@ -206,9 +206,9 @@ def _differences(there: Any, now: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {there!r}, now {now!r}"
 
 
-def model_file(given: str, names: dict[str, str]) -> Path | None:
+def model_file(given: str, names: dict[str, str | Model]) -> Path | None:
     """The local file that a model's name stands for; None for an address, a folder or an unknown name."""
-    given = names.get(given, given)
+    given = named_model(given, names).at[0]
     shipped = files("glimprouter.models") / f"{given}.gguf"
     path = Path(str(shipped)) if shipped.is_file() else Path(given)
     return path if path.is_file() else None
