@@ -1,0 +1,90 @@
+"""The paced device takes as long as a server with one GPU would."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from benchmarks.virtual_time import run_in_virtual_time
+from glimprouter.engines.paced import Device, Pace, shared_tokens
+
+PACE = Pace(first_token_ms=90, token_ms=10, prefill_token_ms=1, block_tokens=16)
+
+
+async def timed_read(device: Device, ids: list[int]) -> tuple[int, float]:
+    """What was cached, and how many milliseconds the reading took."""
+    begun = asyncio.get_running_loop().time()
+    cached = await device.read(ids)
+    return cached, round((asyncio.get_running_loop().time() - begun) * 1000, 6)
+
+
+def test_only_whole_blocks_are_cached_and_the_last_block_of_a_full_hit_is_read_again() -> None:
+    async def main() -> list[tuple[int, float]]:
+        device = Device(PACE, asyncio.sleep)
+        ids = list(range(40))
+        return [await timed_read(device, prompt) for prompt in (ids, ids, ids[:32], [*ids, 1, 2, 3], [*ids[:20], 7])]
+
+    assert run_in_virtual_time(main()) == [(0, 130), (32, 98), (16, 106), (32, 101), (16, 95)]
+
+
+def test_tokens_written_after_a_prompt_are_cached_with_it() -> None:
+    async def main() -> int:
+        device, ids = Device(PACE, asyncio.sleep), list(range(16))
+        await device.read(ids)
+        ids += range(16, 50)
+        return await device.read([*ids, 99])
+
+    assert run_in_virtual_time(main()) == 48
+
+
+def test_every_call_waits_in_the_queue_before_anything_else() -> None:
+    async def main() -> tuple[int, float]:
+        return await timed_read(Device(Pace(first_token_ms=90, queue_ms=300), asyncio.sleep), [1, 2, 3])
+
+    assert run_in_virtual_time(main()) == (0, 390)
+
+
+def test_a_reading_under_way_delays_the_tokens_and_prompts_of_others() -> None:
+    async def main() -> dict[str, float]:
+        loop, device, seen = asyncio.get_running_loop(), Device(PACE, asyncio.sleep), dict[str, float]()
+
+        async def note(name: str, at_ms: float, ids: list[int] | None = None) -> None:
+            await asyncio.sleep(at_ms / 1000)
+            await (device.write() if ids is None else device.read(ids))
+            seen[name] = round(loop.time() * 1000, 6)
+
+        long = list(range(1000, 1100))
+        await asyncio.gather(
+            note("long", 0, long), note("token", 100), note("short", 20, [5]), note("same", 30, [*long, 1])
+        )
+        return seen
+
+    # long: 90 to 190. token: waits until then. short: ready at 110, waits. same: finds the long one's blocks.
+    assert run_in_virtual_time(main()) == {"long": 190, "token": 200, "short": 191, "same": 196}
+
+
+def test_a_reading_given_up_goes_on_when_begun_and_never_begins_otherwise() -> None:
+    async def main() -> list[tuple[int, float]]:
+        device, seen = Device(PACE, asyncio.sleep), []
+        for ids, after_s in ((list(range(40)), 0.1), (list(range(100, 140)), 0.05)):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(after_s):
+                    await device.read(ids)
+            await asyncio.sleep(1)
+            seen.append(await timed_read(device, ids))
+        return seen
+
+    assert run_in_virtual_time(main()) == [(32, 98), (0, 130)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_common_prefix_is_found_as_a_loop_would_find_it(seed: int) -> None:
+    draw = random.Random(seed)
+    first = [draw.randrange(3) for _ in range(draw.randrange(60))]
+    second = first[: draw.randrange(len(first) + 1)] + [draw.randrange(3) for _ in range(draw.randrange(20))]
+    expected = 0
+    while expected < min(len(first), len(second)) and first[expected] == second[expected]:
+        expected += 1
+    assert shared_tokens(first, second) == shared_tokens(second, first) == expected
