@@ -8,7 +8,10 @@ import random
 import pytest
 
 from benchmarks.virtual_time import run_in_virtual_time
-from glimprouter.engines.paced import Device, Pace, shared_tokens
+from glimprouter.config import Sampling
+from glimprouter.engines.paced import Device, Pace, Writing, shared_tokens
+from glimprouter.engines.scripted import ScriptedEngine
+from glimprouter.flow.engine import Usage
 
 PACE = Pace(first_token_ms=90, token_ms=10, prefill_token_ms=1, block_tokens=16)
 
@@ -52,7 +55,7 @@ def test_a_reading_under_way_delays_the_tokens_and_prompts_of_others() -> None:
 
         async def note(name: str, at_ms: float, ids: list[int] | None = None) -> None:
             await asyncio.sleep(at_ms / 1000)
-            await (device.write() if ids is None else device.read(ids))
+            await (Writing(device).token() if ids is None else device.read(ids))
             seen[name] = round(loop.time() * 1000, 6)
 
         long = list(range(1000, 1100))
@@ -77,6 +80,45 @@ def test_a_reading_given_up_goes_on_when_begun_and_never_begins_otherwise() -> N
         return seen
 
     assert run_in_virtual_time(main()) == [(32, 98), (0, 130)]
+
+
+def test_with_a_clock_tokens_are_written_while_nobody_takes_them() -> None:
+    async def main() -> list[float]:
+        loop, seen = asyncio.get_running_loop(), list[float]()
+        writing = Writing(Device(PACE, asyncio.sleep, loop.time))
+        await asyncio.sleep(0.025)
+        seen.append(writing.waiting_tokens())
+        for _ in range(4):
+            await writing.token()
+            seen.append(round(loop.time() * 1000, 6))
+        return seen
+
+    assert run_in_virtual_time(main()) == [2, 25, 25, 30, 40]
+
+
+def test_without_a_clock_a_token_is_written_when_it_is_asked_for() -> None:
+    async def main() -> float:
+        writing = Writing(Device(PACE, asyncio.sleep))
+        await asyncio.sleep(0.025)
+        await writing.token()
+        assert writing.waiting_tokens() == 0
+        return round(asyncio.get_running_loop().time() * 1000, 6)
+
+    assert run_in_virtual_time(main()) == 35
+
+
+def test_a_stream_left_early_counts_the_tokens_nobody_took() -> None:
+    async def main() -> tuple[int, int]:
+        clock = asyncio.get_running_loop().time
+        engine = ScriptedEngine(["a b c d e f.\n\n"], pace=PACE, clock=clock)
+        ids, usage = await engine.encode("<think>\n", special=True), Usage()
+        async with engine.generate(ids, Sampling(), max_tokens=5, top=0, usage=usage) as stream:
+            await anext(stream)
+            await asyncio.sleep(0.02)
+            taken = usage.generated_tokens
+        return taken, usage.generated_tokens
+
+    assert run_in_virtual_time(main()) == (1, 3)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import Literal
 
 from glimprouter.config import Sampling
-from glimprouter.engines.paced import Device, Pace, Sleep
+from glimprouter.engines.paced import Clock, Device, Pace, Sleep, Writing
 from glimprouter.errors import ContextError, EngineUnavailable
 from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
 
@@ -124,11 +124,13 @@ class ScriptedEngine:
         context_tokens: int = 32_768,
         pace: Pace | None = None,
         sleep: Sleep = asyncio.sleep,
+        clock: Clock | None = None,
         fail_after_tokens: int | None = None,
         keep_calls: bool = True,
     ) -> None:
         """A list of steps is followed by the closing tag and `answer`; a function writes those itself. `sleep` takes
-        seconds and is called only where `pace` says that something takes time. Calls hold their whole prompts: long
+        seconds and is called only where `pace` says that something takes time; with a `clock` (seconds) tokens are
+        written while nobody asks, as by a server, else only on demand. Calls hold their whole prompts: long
         runs had better not keep them."""
         self.name = name
         self.calls: list[Call] = []
@@ -143,7 +145,7 @@ class ScriptedEngine:
         self._vocabulary = vocabulary or Vocabulary()
         self._opening = opening
         self._context_tokens = context_tokens
-        self._device = Device(pace or Pace(), sleep)
+        self._device = Device(pace or Pace(), sleep, clock)
 
     async def facts(self) -> EngineFacts:
         template = f"<|im_start|>...<think>...</think> ({self._opening} opens the thought)"
@@ -210,20 +212,25 @@ class ScriptedEngine:
         ids = list(call.ids)
         room = min(call.max_tokens, self._context_tokens - len(ids))
         usage.cached_tokens = await self._device.read(ids)
-        for id_, entropy_nats in self._wanted(self._vocabulary.decode(ids)):
-            if call.taken == room:
-                break
-            if call.taken:
-                await self._device.write()
-            self._fail_if_due()
-            ids.append(id_)
-            usage.generated_tokens += 1
-            call.taken += 1
-            self._delivered += 1
-            top = distribution(id_, entropy_nats, call.top)
-            yield Token(id_, self._vocabulary.decode([id_]), top[0][1] if top else None, top)
-        call.closed_early = False
-        yield Token(-1, "", finish="length" if call.taken == room else "stop")
+        writing = Writing(self._device)
+        try:
+            for id_, entropy_nats in self._wanted(self._vocabulary.decode(ids)):
+                if call.taken == room:
+                    break
+                if call.taken:
+                    await writing.token()
+                self._fail_if_due()
+                ids.append(id_)
+                usage.generated_tokens += 1
+                call.taken += 1
+                self._delivered += 1
+                top = distribution(id_, entropy_nats, call.top)
+                yield Token(id_, self._vocabulary.decode([id_]), top[0][1] if top else None, top)
+            call.closed_early = False
+            yield Token(-1, "", finish="length" if call.taken == room else "stop")
+        finally:
+            if call.closed_early:
+                usage.generated_tokens += min(writing.waiting_tokens(), room - call.taken)
 
     def _wanted(self, prefix: str) -> Iterator[tuple[int, float]]:
         """Ids to the end of all it has to say, each with the entropy of its distribution."""
