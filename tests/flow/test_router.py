@@ -655,7 +655,7 @@ class Terse(Engine):
                 if before is not None and token.id >= 0:
                     yield before
                 elif before is not None:
-                    token = replace(before, finish=token.finish)
+                    token = before._replace(finish=token.finish)
                 before = token
             if before is not None:
                 yield before

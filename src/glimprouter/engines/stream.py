@@ -157,7 +157,7 @@ class Stream:
         for index, piece in enumerate(pieces):
             text = decode(piece.raw, final=index == len(pieces) - 1)
             if certain and piece is pieces[-1]:
-                self._give(replace(token, text=text))
+                self._give(token._replace(text=text))
             else:
                 top = await self._engine.top_after([*self._draw.ids, *self._ids], self._draw.top)
                 self._give(Token(piece.id, text, dict(top).get(piece.id), top))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from glimprouter.config import Sampling
 
@@ -18,8 +18,7 @@ Finish = Literal["stop", "length"]
 """Why an engine ended a stream: its own end token, or the number of tokens it was allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One token as drawn.
 
     `text` may be empty while a character is incomplete; the token that completes it carries all of it. `top` holds

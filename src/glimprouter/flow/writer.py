@@ -139,7 +139,8 @@ class Writer:
 
     async def take(self, step_index: int) -> Token:
         """The next token, now part of this writer's text."""
-        await self._follow()
+        if self._heard or self._warming is not None:
+            await self._follow()
         token = self._ahead.popleft() if self._ahead else await self._draw(step_index)
         if token.id >= 0:
             self._ids.append(token.id)
@@ -212,24 +213,28 @@ class Writer:
 
     async def _draw(self, step_index: int) -> Token:
         if self._stream is None:
-            sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
-            self._call, self._taken_of_call = Usage(), 0
-            self._context = self._engine.generate(
-                self._ids,
-                sampling,
-                max_tokens=max(1, self._tokens_left),
-                top=self._top,
-                usage=self._call,
-                session=self._session,
-            )
-            self._stream = await self._context.__aenter__()
-            self._read_tokens = len(self._ids)
+            self._stream = await self._open(step_index)
         try:
             return await anext(self._stream)
         except StopAsyncIteration:
             raise EngineProtocolError(
                 f"{self._engine.name} ended a stream without saying why", engine=self._engine.name
             ) from None
+
+    async def _open(self, step_index: int) -> AsyncIterator[Token]:
+        sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
+        self._call, self._taken_of_call = Usage(), 0
+        self._context = self._engine.generate(
+            self._ids,
+            sampling,
+            max_tokens=max(1, self._tokens_left),
+            top=self._top,
+            usage=self._call,
+            session=self._session,
+        )
+        stream = await self._context.__aenter__()
+        self._read_tokens = len(self._ids)
+        return stream
 
     async def close_thought(self, lead: str) -> None:
         """Close the thought in this model's own tags: `lead`, closing tag, and what stands before the answer."""
