@@ -17,9 +17,9 @@ async def open_engine(model: Model, *, side: str, parallel: int = 1, exact: bool
     """
     spec = model.at[0]
     if spec.startswith(("http://", "https://")):
-        from glimprouter.engines.http import open_server
+        from glimprouter.engines.servers import open_server
 
-        return await open_server(spec, side=side)
+        return await open_server(spec, model, side=side)
     if spec.endswith(".gguf") or _is_path(spec):
         from glimprouter.engines.local_gguf import LocalGguf
 

@@ -30,7 +30,7 @@ class Token(NamedTuple):
     id: int
     text: str
     logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
+    top: Sequence[tuple[int, float]] = ()
     finish: Finish | None = None
 
 
@@ -49,7 +49,8 @@ class EngineFacts:
 
     `chat_template` is empty where a server does not tell it. `most_top` is how many log-probabilities a token may
     carry; without any the model cannot be the one that glimpses. Without `takes_ids` a server is spoken to in text, and
-    its ids are our own numbers for the pieces of text seen.
+    its ids are our own numbers for the pieces of text seen. `vocabulary_size` is 0 where nobody tells it. `warnings`
+    say what is amiss but does no great harm. `thought_format` names one of `prompt.FORMATS` where the user told it.
     """
 
     model: str
@@ -59,6 +60,8 @@ class EngineFacts:
     chat_template: str
     most_top: int = 20
     takes_ids: bool = True
+    warnings: tuple[str, ...] = ()
+    thought_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,38 @@ LEAST_ROOM_TOKENS = 32
 """A question that leaves less than this to write in is refused."""
 
 
-def format_of(facts: EngineFacts, *, side: Side) -> ThoughtFormat:
-    """The thought format that a model's template speaks of. Raises PairError where it speaks of none."""
+ALIASES = {"qwen3": "think", "r1": "think", "qwq": "think", "deepseek": "think"}
+"""Families by the name that people know, and the format they share."""
+
+
+def format_named(name: str, *, side: Side) -> ThoughtFormat:
+    """The format that a user named. Raises PairError for an unknown one."""
+    wanted = ALIASES.get(name, name)
+    found = next((known for known in FORMATS if known.name == wanted), None)
+    if found is None:
+        accepted = ", ".join([*(known.name for known in FORMATS), *ALIASES])
+        raise PairError(f"--thought-format is {name!r}; accepted: auto, {accepted}", field=f"{side}.thought_format")
+    return found
+
+
+async def format_of(engine: Engine, facts: EngineFacts, *, side: Side) -> ThoughtFormat:
+    """The thought format of a model: as the user named it, as its template says, or whose tags it reads as tokens.
+
+    Raises PairError where there is none.
+    """
+    if facts.thought_format:
+        return format_named(facts.thought_format, side=side)
     for known in FORMATS:
         if known.open_tag in facts.chat_template or known.close_tag in facts.chat_template:
             return known
+    if not facts.chat_template and facts.takes_ids:  # a server that does not tell its template
+        for known in FORMATS:
+            if all([len(await engine.encode(tag, special=True)) == 1 for tag in (known.open_tag, known.close_tag)]):
+                return known
     tags = ", ".join(known.open_tag for known in FORMATS)
     raise PairError(
-        f"--{side} {facts.model}: its chat template has no thought tags ({tags}), so it cannot hold an open thought; "
-        "give a reasoning model, or a GGUF file that carries the reasoning template",
+        f"--{side} {facts.model}: no thought tags ({tags}) in its chat template or among its tokens, so it cannot hold an "
+        "open thought; give a reasoning model, or name its tags with --thought-format",
         field=side,
     )
 
@@ -105,7 +128,7 @@ class _Family:
 
 async def _family_of(engine: Engine, side: Side) -> _Family:
     facts = await engine.facts()
-    style = format_of(facts, side=side)
+    style = await format_of(engine, facts, side=side)
     texts = (style.open_tag + style.after_open, style.close_tag, style.after, _CONTROL_SAMPLE)
     open_ids, close_ids, after_ids, control = [tuple(await engine.encode(text, special=True)) for text in texts]
     control_ids = (facts.vocabulary, open_ids, close_ids, after_ids, control)
@@ -121,7 +144,8 @@ def _opened(family: _Family, text: str, ids: list[int]) -> Prompt:
     if end.endswith(style.close_tag):
         raise PairError(
             f"--{family.side} {facts.model}: its chat template closes the thought before the model can think; "
-            "give the model's thinking variant or a template with thinking on",
+            "give the model's thinking variant, or a template with thinking on (vLLM: --chat-template FILE, with "
+            "enable_thinking true)",
             field=family.side,
         )
     all_ids = tuple(ids) if end.endswith(style.open_tag) else (*ids, *family.open_ids)

@@ -203,7 +203,8 @@ class Writer:
         """Models of a family may number the same tokens alike and pad their vocabularies differently."""
         if passage.ids is None or passage.vocabulary != self.facts.vocabulary:
             return False
-        return max(passage.ids, default=0) < self.facts.vocabulary_size
+        size = self.facts.vocabulary_size
+        return not size or max(passage.ids, default=0) < size
 
     async def _encode(self, text: str) -> None:
         if text:

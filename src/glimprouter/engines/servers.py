@@ -1,0 +1,184 @@
+"""Opens the engine at an address: finds out what kind of server answers there, and what it can do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.json import Decoder
+
+from glimprouter.config import Model, Sampling
+from glimprouter.engines.dialects import Dialect, Exchange
+from glimprouter.engines.dialects.llamacpp import LLAMACPP
+from glimprouter.engines.dialects.openai import openai
+from glimprouter.engines.dialects.sglang import sglang
+from glimprouter.engines.dialects.vllm import vllm
+from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
+from glimprouter.engines.text_mode import Pieces
+from glimprouter.engines.tokenizer_files import TokenizerFiles
+from glimprouter.errors import ContextError, EngineError, InputError, ModelError
+from glimprouter.flow.engine import Usage
+
+DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
+BLOCK_TOKENS = 64
+"""Of a host that cannot stream."""
+
+
+class _Listed(Struct):
+    id: str
+    owned_by: str = ""
+    max_model_len: int | None = None
+
+
+class _List(Struct):
+    data: list[_Listed]
+
+
+class _SglangInfo(Struct):
+    model_path: str
+    tokenizer_path: str = ""
+
+
+_MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_List).decode(data).data)
+_SGLANG = Exchange("/get_model_info", lambda: None, Decoder(_SglangInfo).decode)
+_OWNERS = {"llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
+
+
+async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> HttpEngine:
+    """The engine at one address, once it has answered. Raises ModelError, naming `--{side}`, where it does not."""
+    if model.dialect not in DIALECTS:
+        raise ModelError(
+            f"--{side}: dialect is {model.dialect!r}; accepted: {', '.join(DIALECTS)}", field=f"{side}.dialect"
+        )
+    key = os.environ.get(model.key_variable or KEY_VARIABLE[side])
+    scout = HttpEngine(url, key=key, timeouts=timeouts)
+    try:
+        engine = await _Opening(scout, model, side).engine()
+        await engine.facts()
+    except EngineError as error:
+        raise ModelError(
+            f"--{side} {url}: no server that can be used: {error}; give the address of one (http://host:port) that is "
+            f"up, and its key, if it has one, in {model.key_variable or KEY_VARIABLE[side]}",
+            field=side,
+        ) from error
+    finally:
+        await scout.close()
+    return engine
+
+
+class _Opening:
+    """One address on the way to an engine. `scout` asks; the engine that is returned has its own connections."""
+
+    def __init__(self, scout: HttpEngine, model: Model, side: str) -> None:
+        self._scout = scout
+        self._model = model
+        self._side = side
+
+    async def engine(self) -> HttpEngine:
+        listed = await self._listed()
+        kind = self._model.dialect
+        if kind == "auto":
+            kind = _OWNERS.get(listed.owned_by, "openai")
+        if kind == "llamacpp":
+            return self._made(LLAMACPP, None)
+        if kind == "vllm":
+            return await self._vllm(listed)
+        if kind == "sglang":
+            return await self._sglang(listed)
+        return await self._openai(listed)
+
+    async def _listed(self) -> _Listed:
+        """The model asked for, or the first one that is served."""
+        models = await self._scout.exchange(_MODELS)
+        wanted = self._model.model
+        found = next((one for one in models if one.id == wanted), None) if wanted else next(iter(models), None)
+        if found is None:
+            names = ", ".join(one.id for one in models) or "none"
+            raise ModelError(f"--{self._side}: model is {wanted!r}; served there: {names}", field=f"{self._side}.model")
+        return found
+
+    def _made(self, dialect: Dialect, coder: Any, *, block_tokens: int = 0) -> HttpEngine:
+        return HttpEngine(
+            self._scout.url,
+            key=self._scout.key,
+            dialect=dialect,
+            timeouts=self._scout.timeouts,
+            coder=coder,
+            thought_format="" if self._model.thought_format == "auto" else self._model.thought_format,
+            block_tokens=block_tokens,
+        )
+
+    def _files(self) -> TokenizerFiles | None:
+        return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
+
+    async def _vllm(self, listed: _Listed) -> HttpEngine:
+        context = listed.max_model_len or 0
+        engine = self._made(vllm(listed.id, context, priorities=True), self._files())
+        if not await self._takes_priorities(listed.id, context):
+            engine.dialect = vllm(listed.id, context, priorities=False)
+        return engine
+
+    async def _takes_priorities(self, name: str, context_tokens: int) -> bool:
+        """A server that does not schedule by priority takes the field and does nothing, or refuses it."""
+        body = {"model": name, "prompt": "a", "max_tokens": 1, "priority": 1}
+        try:
+            await self._scout.exchange(Exchange("/v1/completions", lambda: body, lambda data: data))
+        except (EngineError, InputError):
+            return False
+        return context_tokens >= 0
+
+    async def _sglang(self, listed: _Listed) -> HttpEngine:
+        info = await self._scout.exchange(_SGLANG)
+        files = self._files()
+        if files is None and info.tokenizer_path:
+            files = _files_here(Path(info.tokenizer_path), self._side)
+        if files is None:
+            raise ModelError(
+                f"--{self._side} {self._scout.url}: SGLang does not render a chat into ids for us; give the model's "
+                "tokenizer files with --tokenizer FOLDER",
+                field="tokenizer",
+            )
+        context = listed.max_model_len or 0
+        engine = self._made(sglang(listed.id, context, scaled=False), files)
+        if await _is_scaled(engine):
+            engine.dialect = sglang(listed.id, context, scaled=True)
+        return engine
+
+    async def _openai(self, listed: _Listed) -> HttpEngine:
+        files = self._files()
+        how = (
+            "prompts are sent as text, rendered with the tokenizer files given"
+            if files is not None
+            else "chats are sent as they are and continued from the assistant's turn; give the model's tokenizer files "
+            "with --tokenizer FOLDER to have prompts rendered here"
+        )
+        warning = f"{self._scout.url} takes no ids: {how}. What a model wrote is read again as text at every hand-over"
+        pieces = Pieces(files)
+        dialect = openai(listed.id, listed.max_model_len or 0, pieces, renders=files is not None, warnings=(warning,))
+        return self._made(dialect, pieces)
+
+
+def _files_here(folder: Path, side: str) -> TokenizerFiles | None:
+    """The files the server itself reads, where it runs on this machine."""
+    return TokenizerFiles(folder, side=side) if folder.is_dir() else None
+
+
+async def _is_scaled(engine: HttpEngine) -> bool:
+    """Whether the same prompt has other log-probabilities at another temperature."""
+    ids = await engine.encode("The answer is")
+    gaps = [await _gap_nats(engine, ids, temperature) for temperature in (1.0, 2.0)]
+    return abs(gaps[0] - gaps[1]) > 0.1 * abs(gaps[0])
+
+
+async def _gap_nats(engine: HttpEngine, ids: Sequence[int], temperature: float) -> float:
+    """Between the best token and the second best."""
+    sampling = Sampling(temperature=temperature, top_p=1.0)
+    try:
+        async with engine.generate(ids, sampling, max_tokens=1, top=2, usage=Usage()) as tokens:
+            top = (await anext(tokens)).top
+    except (StopAsyncIteration, ContextError):
+        return 0.0
+    return top[0][1] - top[1][1] if len(top) > 1 else 0.0
