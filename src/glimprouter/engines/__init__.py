@@ -10,22 +10,22 @@ from glimprouter.flow.engine import Engine
 
 
 async def open_engine(model: Model, *, side: str, parallel: int = 1, exact: bool = False) -> Engine:
-    """The engine that runs `model`, ready to work: the address of a server, or a GGUF file to be served here.
+    """The engine that runs `model`, ready to work: the addresses of its replicas, or a GGUF file to be served here.
 
-    A server's key is read from GLIMPROUTER_SMALL_KEY or GLIMPROUTER_LARGE_KEY. `parallel` (answers at once) and
+    Servers' key is read from GLIMPROUTER_SMALL_KEY or GLIMPROUTER_LARGE_KEY. `parallel` (answers at once) and
     `exact` (float32 throughout) concern files only. Raises ModelError, naming `--{side}`, and EngineError.
     """
     spec = model.at[0]
     if spec.startswith(("http://", "https://")):
-        from glimprouter.engines.servers import open_server
+        from glimprouter.engines.servers import open_replicas
 
-        return await open_server(spec, model, side=side)
+        return await open_replicas(model, side=side)
     if spec.endswith(".gguf") or _is_path(spec):
         from glimprouter.engines.local_gguf import LocalGguf
 
         return await LocalGguf.start(Path(spec), side=side, parallel=parallel, exact=exact)
     raise ModelError(
-        f"--{side} {spec}: no such file; give a GGUF file, or the address of a llama.cpp server (http://host:port)",
+        f"--{side} {spec}: no such file; give a GGUF file, or the address of a server (http://host:port)",
         field=side,
     )
 

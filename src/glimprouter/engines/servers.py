@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from glimprouter.engines.dialects.openai import openai
 from glimprouter.engines.dialects.sglang import sglang
 from glimprouter.engines.dialects.vllm import vllm
 from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
+from glimprouter.engines.pool import Pool
 from glimprouter.engines.text_mode import Pieces
 from glimprouter.engines.tokenizer_files import TokenizerFiles
-from glimprouter.errors import ContextError, EngineError, InputError, ModelError
-from glimprouter.flow.engine import Usage
+from glimprouter.errors import ContextError, EngineError, EngineTimeout, EngineUnavailable, InputError, ModelError
+from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
 
 DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
 BLOCK_TOKENS = 64
@@ -67,6 +70,96 @@ async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts |
     finally:
         await scout.close()
     return engine
+
+
+async def open_replicas(model: Model, *, side: str, timeouts: Timeouts | None = None) -> Pool:
+    """The engine over all addresses of a model. One that is down now is used when it has come up and proved the same.
+
+    Raises ModelError, naming `--{side}`, where none is up, and PairError where two serve different models.
+    """
+    urls = [url.rstrip("/") for url in model.at]
+    outcomes = await asyncio.gather(
+        *(open_server(url, model, side=side, timeouts=timeouts) for url in urls), return_exceptions=True
+    )
+    opened = [outcome for outcome in outcomes if isinstance(outcome, HttpEngine)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    unreachable = [error for error in failures if isinstance(error.__cause__, EngineUnavailable | EngineTimeout)]
+    if not opened or len(unreachable) < len(failures):
+        for engine in opened:
+            await engine.close()
+        raise next((error for error in failures if error not in unreachable), failures[0])
+    engines = [
+        outcome if isinstance(outcome, HttpEngine) else LateServer(url, model, side=side, timeouts=timeouts)
+        for url, outcome in zip(urls, outcomes, strict=True)
+    ]
+    pool = Pool(engines)
+    try:
+        await pool.facts()
+    except BaseException:
+        await pool.close()
+        raise
+    return pool
+
+
+class LateServer:
+    """A server that was down when the pair was opened: an engine as soon as it is up."""
+
+    def __init__(self, url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> None:
+        self.name = url
+        self._model = model
+        self._side = side
+        self._timeouts = timeouts
+        self._engine: HttpEngine | None = None
+
+    async def _there(self) -> HttpEngine:
+        if self._engine is None:
+            try:
+                self._engine = await open_server(self.name, self._model, side=self._side, timeouts=self._timeouts)
+            except ModelError as error:
+                raise EngineUnavailable(f"{self.name}: {error}", engine=self.name) from error
+        return self._engine
+
+    async def facts(self) -> EngineFacts:
+        return await (await self._there()).facts()
+
+    async def render(self, messages: Sequence[Message]) -> str:
+        return await (await self._there()).render(messages)
+
+    async def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return await (await self._there()).encode(text, special=special)
+
+    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        return await (await self._there()).encode_prompt(messages)
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        return await (await self._there()).decode(ids)
+
+    @asynccontextmanager
+    async def generate(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        top: int,
+        usage: Usage,
+        session: Session | None = None,
+    ) -> AsyncIterator[AsyncIterator[Token]]:
+        engine = await self._there()
+        async with engine.generate(
+            ids, sampling, max_tokens=max_tokens, top=top, usage=usage, session=session
+        ) as tokens:
+            yield tokens
+
+    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
+        await (await self._there()).prefill(ids, session=session)
+
+    def leave(self, session: Session) -> None:
+        """Nothing is kept for an answer here."""
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
 
 
 class _Opening:

@@ -47,8 +47,8 @@ class Glimpse:
 def glimpse_of(token: Token, vocabulary_size: int) -> Glimpse:
     """The glimpse a drawn token gives. Raises EngineProtocolError where it came without log-probabilities.
 
-    `vocabulary_size` 0: unknown. An id given twice (some engines append the drawn token to the best k) counts once. What cannot occur is dropped
-    from `top`: minus infinity has no place in JSON.
+    `vocabulary_size` 0: unknown. An id given twice (some engines append the drawn token to the best k) counts once.
+    What cannot occur is dropped from `top`: minus infinity has no place in JSON.
     """
     try:
         top = dict(token.top)  # some engines' are read only now

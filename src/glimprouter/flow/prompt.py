@@ -82,8 +82,8 @@ async def format_of(engine: Engine, facts: EngineFacts, *, side: Side) -> Though
                 return known
     tags = ", ".join(known.open_tag for known in FORMATS)
     raise PairError(
-        f"--{side} {facts.model}: no thought tags ({tags}) in its chat template or among its tokens, so it cannot hold an "
-        "open thought; give a reasoning model, or name its tags with --thought-format",
+        f"--{side} {facts.model}: no thought tags ({tags}) in its chat template or among its tokens, so it cannot "
+        "hold an open thought; give a reasoning model, or name its tags with --thought-format",
         field=side,
     )
 
