@@ -114,11 +114,12 @@ async def test_with_one_call_in_ten_failing_999_of_1000_answers_end_with_the_tex
 
 async def test_a_fault_in_mid_stream_loses_no_token_and_gives_none_twice() -> None:
     vocabulary, chance = Vocabulary(), random.Random(3)
-    whole = await draw(Flaky("x", vocabulary, chance), await Flaky("x", vocabulary, chance).encode("hm"))
+    _, ids = await Flaky("x", vocabulary, chance).encode_prompt([{"role": "user", "content": "Why?"}])
+    whole = await draw(Flaky("x", vocabulary, chance), ids)
     for seed in range(40):
         flaky = [Flaky(f"r{n}", vocabulary, random.Random(seed + n), 0.5) for n in range(2)]
         pool = pool_of(flaky, retries=Retries(attempts=50, budget_spare=1000, budget_most=1000))
-        drawn = await draw(pool, await pool.encode("hm"))
+        drawn = await draw(pool, ids)
         assert (drawn.ids, drawn.text, drawn.finish) == (whole.ids, whole.text, whole.finish)
         assert drawn.usage.requests == sum(one.requests for one in flaky)
 
