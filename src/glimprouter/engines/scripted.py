@@ -229,8 +229,8 @@ class ScriptedEngine:
         thought, closed, answer = written.partition("</think>")
         if closed:
             return Line(f"\n\n{self._answer}"[len(answer) :])
-        opened, opening, body = thought.rpartition("<think>\n")
-        return self._next_step(body) if opening else Line("<think>\n"[len(opened) :])
+        _, opening, body = thought.rpartition("<think>\n")
+        return self._next_step(body) if opening else Line("<think>\n"[len(body) :])
 
     def _next_step(self, body: str) -> Line:
         """The step that stands at the place the thought has reached, counted in blank lines, or the rest of it."""
