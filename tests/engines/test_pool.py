@@ -65,6 +65,7 @@ class Flaky(ScriptedEngine):
         self.faults += fails
         after = 0 if self.down else self.chance.randint(0, 12)
         if fails and after == 0:
+            options["usage"].requests += 1
             raise EngineUnavailable(f"{self.name}: refused", engine=self.name)
 
         async def tokens(source: AsyncIterator[Token]) -> AsyncIterator[Token]:
