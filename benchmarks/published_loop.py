@@ -299,6 +299,21 @@ async def tiny_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
     return stack, Contest("llamacpp-tiny", pair.small, pair.large, wires, questions, pair.threshold_nats)
 
 
+async def vllm_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
+    """Two vLLM servers on the tiny pair: those given, or two of our own."""
+    stack = AsyncExitStack()
+    small_url, large_url = await stack.enter_async_context(vllm_pair())
+    small = await open_server(small_url, model_at(small_url), side="small")
+    stack.push_async_callback(small.close)
+    large = await open_server(large_url, model_at(large_url), side="large")
+    stack.push_async_callback(large.close)
+    facts = [await engine.facts() for engine in (small, large)]
+    wires: dict[Side, Wire] = {side: VllmWire(fact.model) for side, fact in zip(SIDES, facts, strict=True)}
+    threshold = profile_threshold(TINY_SMALL, TINY_LARGE)
+    assert threshold is not None
+    return stack, Contest("vllm", small, large, wires, questions, threshold)
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", action="append", choices=["llamacpp-tiny"])
