@@ -88,7 +88,7 @@ def write_bigram_gguf(
     ]
     if chat_template is not None:
         pairs.append(_string("tokenizer.chat_template", chat_template))
-    tensors = _tensors(table)
+    tensors = tensors_of(table)
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)) + b"".join(pairs)
     offset = 0
     for name, (shape, values) in tensors.items():
@@ -99,7 +99,7 @@ def write_bigram_gguf(
     return path
 
 
-def _tensors(table: Table) -> dict[str, tuple[list[int], array[float]]]:
+def tensors_of(table: Table) -> dict[str, tuple[list[int], array[float]]]:
     """Shapes as GGUF has them (fastest first) and values; every length is a multiple of 32 bytes."""
     n, head_size, hidden = VOCABULARY_SIZE, 32, 32
 
