@@ -86,7 +86,7 @@ def _tokenizer() -> dict[str, Any]:
         for place, text in enumerate(CONTROL + SHOWN)
     ]
     model = shipped["model"] | {"vocab": words, "merges": merges}
-    return shipped | {"model": model, "added_tokens": added, "post_processor": None}
+    return {**shipped, "model": model, "added_tokens": added, "post_processor": None}
 
 
 def _safetensors(table: Table) -> bytes:

@@ -105,6 +105,13 @@ class LocalHf:
         except BaseException:
             worker.shutdown(wait=False)
             raise
+        if second is not None and not (network.can_crop and second.can_crop):
+            worker.shutdown(wait=False)
+            raise ModelError(
+                f"--{side} {folder}: it cannot speculate, for layers that keep a running state cannot take a token "
+                "back; leave out --speculate",
+                field="speculate",
+            )
         places = max(parallel, 2 if network.static else MOST_PLACES)
         shelf = Shelf(network, second, most_places=places)
         return cls(vocabulary, shelf, worker, name=folder.name, places=places, speculate=speculate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from glimprouter.config import Sampling
+from glimprouter.config import SURE_DRAFT, Sampling
 from glimprouter.engines.local_hf_draw import Drawing, Proposal, likeliest
 from glimprouter.engines.local_hf_network import Place, Reading, Shelf
 from glimprouter.engines.local_hf_text import Spelling
@@ -104,7 +104,7 @@ class Writing(Call):
         return self._tokens(taken, rows)
 
     def _propose(self) -> list[Proposal]:
-        """What the draft model expects, as far as there is room; it stops at the end of an answer."""
+        """What the draft model is sure of, as far as there is room; it stops at the end of an answer."""
         draft = self._taken().draft
         if draft is None:
             return []
@@ -114,6 +114,8 @@ class Writing(Call):
         unread = self._ids[len(draft.ids) :]
         while len(proposals) < most and not (proposals and proposals[-1].id in self._end_ids):
             row = _as_wide_as(self._shelf.network.vocabulary_size, draft.read(unread)[-1])
+            if float(row.softmax(dim=-1).max()) < SURE_DRAFT:
+                break
             proposals.append(self._drawing.propose(row, [*self._drawn, *(one.id for one in proposals)]))
             unread = [proposals[-1].id]
         return proposals
