@@ -101,8 +101,14 @@ class Writer:
             self._pass_over, self._overtaken = self._overtaken, 0
         if self._pass_over:
             self._pass_over -= 1
-        elif self._heard or self._read_tokens < len(self._ids):
+        elif self._would_cache_more():
             self._warming = asyncio.create_task(self._prefill())
+
+    def _would_cache_more(self) -> bool:
+        """Whether reading now would fill at least one more of the blocks that the engine caches."""
+        block = self.facts.cache_block_tokens
+        heard = sum(len(passage.ids or ()) or len(passage.text) // 3 for passage in self._heard)
+        return (len(self._ids) + heard) // block > self._read_tokens // block
 
     async def _prefill(self) -> None:
         """Never fails: what is wrong with the engine, or too much for it, will show when the model is needed."""

@@ -87,6 +87,7 @@ class ModelInfo:
     context_tokens: int = 0
     vocabulary_size: int = 0
     chat_template: str = ""
+    cache_block_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Fields follow its documentation; what that leaves open was found by request (0.3
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -182,8 +183,17 @@ MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_Models).deco
 """What any OpenAI-compatible server lists: names and, vLLM and SGLang alone, how long a context they serve."""
 
 
-def vllm(model: str, context_tokens: int, *, priorities: bool, warnings: tuple[str, ...] = ()) -> Dialect:
-    """The dialect for one served model. `priorities`: the server schedules by priority and takes the field."""
+def _block_tokens(data: bytes) -> int:
+    """Of the gauge that tells how the cache is set up; 16 as on GPUs where it is not there."""
+    found = re.search(rb'cache_config_info\{[^}]*block_size="(\d+)"', data)
+    return int(found[1]) if found else 16
+
+
+METRICS = Exchange("/metrics", lambda: None, _block_tokens)
+
+
+def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16) -> Dialect:
+    """The dialect for one served model. `priorities`: the server takes the field, whether or not it schedules by it."""
 
     def streamed(draw: Draw) -> dict[str, Any]:
         stream = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
@@ -211,7 +221,6 @@ def vllm(model: str, context_tokens: int, *, priorities: bool, warnings: tuple[s
             lambda data: Decoder(_Text).decode(data).prompt,
         ),
         encode_chat=Exchange("/tokenize", chat, lambda data: Decoder(_Ids).decode(data).tokens),
-        info=ModelInfo(model, context_tokens),
+        info=ModelInfo(model, context_tokens, cache_block_tokens=block_tokens),
         is_context_error=_is_context_error,
-        warnings=warnings,
     )
