@@ -88,10 +88,10 @@ def write_bigram_gguf(
     }
     if chat_template is not None:
         fields["tokenizer.chat_template"] = chat_template
-    return write_gguf(path, fields, _tensors(table))
+    return write_gguf(path, fields, tensors_of(table))
 
 
-def _tensors(table: Table) -> dict[str, tuple[list[int], array[float]]]:
+def tensors_of(table: Table) -> dict[str, tuple[list[int], array[float]]]:
     """Shapes as GGUF has them (fastest first) and values."""
     n, head_size, hidden = VOCABULARY_SIZE, 32, 32
 

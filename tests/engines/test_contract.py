@@ -13,7 +13,7 @@ from glimprouter.engines.scripted import ScriptedEngine
 from glimprouter.errors import ContextError
 from glimprouter.flow.engine import Engine, Usage
 from tests.engines.bigram_gguf import chain
-from tests.engines.conftest import Servers
+from tests.engines.conftest import Folders, Servers
 from tests.engines.drawn import GREEDY, draw, first
 
 STORY_PIECES = (b"a", b"b", b"\xe2", b"\x82", b"\xac", b" ", b"c", b".\n\n", b"</think>", b"\n\n", b"4")
@@ -23,8 +23,8 @@ CONTEXT_TOKENS = 512
 Open = Callable[[], Awaitable[Engine]]
 
 
-@pytest.fixture(params=["scripted", "local", "address"])
-def open_engine(request: pytest.FixtureRequest, servers: Servers) -> Open:
+@pytest.fixture(params=["scripted", "local", "address", "hf", "hf-speculating"])
+def open_engine(request: pytest.FixtureRequest, servers: Servers, folders: Folders) -> Open:
     async def scripted() -> Engine:
         return ScriptedEngine(lambda text: STORY[len(text) - 1 :], context_tokens=CONTEXT_TOKENS)
 
@@ -34,7 +34,16 @@ def open_engine(request: pytest.FixtureRequest, servers: Servers) -> Open:
     async def address() -> Engine:
         return servers.address(await servers.serve(chain(*STORY_PIECES), context_tokens=CONTEXT_TOKENS))
 
-    return {"scripted": scripted, "local": local, "address": address}[request.param]
+    async def hf() -> Engine:
+        return await folders.open(chain(*STORY_PIECES), context_tokens=CONTEXT_TOKENS)
+
+    async def hf_speculating() -> Engine:
+        draft = chain(*STORY_PIECES[:4], STORY_PIECES[6])
+        return await folders.open(chain(*STORY_PIECES), draft=draft, speculate=3, context_tokens=CONTEXT_TOKENS)
+
+    return {"scripted": scripted, "local": local, "address": address, "hf": hf, "hf-speculating": hf_speculating}[
+        request.param
+    ]
 
 
 @pytest.fixture

@@ -80,12 +80,15 @@ class Usage:
 
     `cached_tokens` of the prompt were not processed again. `generated_tokens` counts every token that arrived, also
     those that nobody took from the stream. `requests` counts what was sent for the call, repetitions included.
+    `accepted_tokens` of the `drafted_tokens` that a draft model proposed were right; 0 where an engine does not tell.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
     requests: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine(Protocol):

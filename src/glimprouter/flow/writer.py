@@ -185,6 +185,8 @@ class Writer:
             self.usage.prompt_tokens += self._call.prompt_tokens
             self.usage.cached_tokens += self._call.cached_tokens
             self.usage.discarded_tokens += max(0, self._call.generated_tokens - self._taken_of_call)
+            self.usage.drafted_tokens += self._call.drafted_tokens
+            self.usage.accepted_tokens += self._call.accepted_tokens
 
     async def close(self) -> None:
         """Leave the engine alone for good."""
