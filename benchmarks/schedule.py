@@ -7,27 +7,30 @@ a mixture of three parts, drawn in strata, so that short thoughts have the same 
     10 % of steps   13 to 31 tokens, all equally likely
     51 % of steps   32 tokens and an exponential tail of mean 24.8 on top, at most 256
 
-27 % of the steps are uncertain. Which ones is drawn independently of their place and length: of all schedules with as
-many uncertain steps few have more hand-overs. Real thoughts are uncertain in clusters, which is easier.
+27 % of the steps are pivots: uncertain, and so for the large model. Which ones is drawn independently of their place
+and length: of all schedules with as many pivots few have more hand-overs. Real thoughts are uncertain in clusters,
+which is easier. The first step is never one.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS
 from glimprouter.engines.scripted import Line
 
 LARGE_SHARE = 0.27
+THRESHOLD_NATS = PUBLISHED_THRESHOLD_NATS
 SHORT_SHARE, MIDDLE_SHARE = 0.39, 0.1
 MEAN_STEP_TOKENS = 34.0
 TAIL_TOKENS = 24.8
 LONGEST_TOKENS = 256
 
-CERTAIN_NATS = (0.02, PUBLISHED_THRESHOLD_NATS - 0.2)
-UNCERTAIN_NATS = (PUBLISHED_THRESHOLD_NATS + 0.2, 2.0)
+CERTAIN_NATS = (0.02, THRESHOLD_NATS - 0.2)
+UNCERTAIN_NATS = (THRESHOLD_NATS + 0.2, 2.0)
 
 STEP_END = ".\n\n"
 
@@ -40,50 +43,34 @@ class ScheduledStep:
     entropy_nats: float
 
     @property
-    def is_large(self) -> bool:
-        """Whether the large model is to write it, at the published threshold."""
-        return self.entropy_nats > PUBLISHED_THRESHOLD_NATS
+    def pivot(self) -> bool:
+        """Whether it is for the large model."""
+        return self.entropy_nats > THRESHOLD_NATS
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The steps of one thought; the closing tag is not among them."""
-
-    steps: tuple[ScheduledStep, ...]
-
-    @property
-    def tokens(self) -> int:
-        return sum(step.tokens for step in self.steps)
-
-    @property
-    def large_share_of_steps(self) -> float:
-        return sum(step.is_large for step in self.steps) / len(self.steps)
-
-    def lines(self) -> list[Line]:
-        """The thought for a scripted engine: its vocabulary makes one token of each word and one of the end."""
-        lines, place = [], 0
-        for step in self.steps:
-            words = "".join(f" w{place + offset:05}" for offset in range(step.tokens - 1))
-            lines.append(Line(words + STEP_END, step.entropy_nats))
-            place += step.tokens
-        return lines
-
-
-def make_schedule(thought_tokens: int, *, seed: int = 0, large_share: float = LARGE_SHARE) -> Schedule:
-    """The schedule of a thought of exactly so many tokens (at least 34). The same arguments give the same schedule."""
+def schedule(thought_tokens: int, *, seed: int = 0) -> list[ScheduledStep]:
+    """The steps of a thought of exactly so many tokens (at least 34), its closing tag apart; one for each seed."""
     draw = random.Random(f"schedule/{thought_tokens}/{seed}")
     count = max(1, round(thought_tokens / MEAN_STEP_TOKENS))
     lengths = [step_tokens((place + draw.random()) / count) for place in range(count)]
     draw.shuffle(lengths)
     _fit(lengths, thought_tokens)
-    uncertain = set(draw.sample(range(count), round(large_share * count)))
-    bounds = [UNCERTAIN_NATS if place in uncertain else CERTAIN_NATS for place in range(count)]
-    return Schedule(
-        tuple(
-            ScheduledStep(tokens, round(draw.uniform(low, high), 3))
-            for tokens, (low, high) in zip(lengths, bounds, strict=True)
-        )
-    )
+    pivots = set(draw.sample(range(1, count), min(round(LARGE_SHARE * count), count - 1)))
+    bounds = [UNCERTAIN_NATS if place in pivots else CERTAIN_NATS for place in range(count)]
+    return [
+        ScheduledStep(tokens, round(draw.uniform(low, high), 3))
+        for tokens, (low, high) in zip(lengths, bounds, strict=True)
+    ]
+
+
+def lines_of(steps: Sequence[ScheduledStep]) -> list[Line]:
+    """The thought for a scripted engine, whose vocabulary makes one token of each word and one of the step's end."""
+    lines, place = [], 0
+    for step in steps:
+        words = "".join(f" w{place + offset:05}" for offset in range(step.tokens - 1))
+        lines.append(Line(words + STEP_END, step.entropy_nats))
+        place += step.tokens
+    return lines
 
 
 def step_tokens(quantile: float) -> int:

@@ -1,6 +1,6 @@
 """An event loop without waiting: where nothing is ready, its clock jumps to the next timer.
 
-    seconds = run_in_virtual_time(main())
+    seconds = run(main())
 
 `asyncio.sleep`, time-outs and `loop.time()` agree with each other; a paced run of minutes takes as long as its own
 computing. Nothing real may be waited for: no socket, no thread, no process.
@@ -45,7 +45,7 @@ class _Jumping(selectors.SelectSelector):
         return ready
 
 
-def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Like `asyncio.run`, on a loop of its own."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

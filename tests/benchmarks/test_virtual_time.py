@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.virtual_time import run_in_virtual_time
+from benchmarks import virtual_time
 
 
 def test_sleeps_timeouts_and_the_clock_agree() -> None:
@@ -22,7 +22,7 @@ def test_sleeps_timeouts_and_the_clock_agree() -> None:
         return seen
 
     begun = time.perf_counter()
-    assert run_in_virtual_time(main()) == [pytest.approx(7200), pytest.approx(7210)]
+    assert virtual_time.run(main()) == [pytest.approx(7200), pytest.approx(7210)]
     assert time.perf_counter() - begun < 60
 
 
@@ -37,7 +37,7 @@ def test_timers_fire_in_their_order_and_at_their_time() -> None:
         await asyncio.gather(note("late", 0.3), note("early", 0.1), note("between", 0.2))
         return seen
 
-    names, times = zip(*run_in_virtual_time(main()), strict=True)
+    names, times = zip(*virtual_time.run(main()), strict=True)
     assert names == ("early", "between", "late")
     assert times == pytest.approx((0.1, 0.2, 0.3))
 
@@ -47,4 +47,4 @@ def test_waiting_for_what_never_comes_is_an_error_and_no_standstill() -> None:
         await asyncio.get_running_loop().create_future()
 
     with pytest.raises(RuntimeError, match="nothing will ever happen"):
-        run_in_virtual_time(main())
+        virtual_time.run(main())

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from benchmarks.virtual_time import run_in_virtual_time
+from benchmarks import virtual_time
 from glimprouter.config import Sampling
 from glimprouter.engines.paced import Device, Pace, Writing, shared_tokens
 from glimprouter.engines.scripted import ScriptedEngine
@@ -29,7 +29,7 @@ def test_only_whole_blocks_are_cached_and_the_last_block_of_a_full_hit_is_read_a
         ids = list(range(40))
         return [await timed_read(device, prompt) for prompt in (ids, ids, ids[:32], [*ids, 1, 2, 3], [*ids[:20], 7])]
 
-    assert run_in_virtual_time(main()) == [(0, 130), (32, 98), (16, 106), (32, 101), (16, 95)]
+    assert virtual_time.run(main()) == [(0, 130), (32, 98), (16, 106), (32, 101), (16, 95)]
 
 
 def test_tokens_written_after_a_prompt_are_cached_with_it() -> None:
@@ -39,14 +39,14 @@ def test_tokens_written_after_a_prompt_are_cached_with_it() -> None:
         ids += range(16, 50)
         return await device.read([*ids, 99])
 
-    assert run_in_virtual_time(main()) == 48
+    assert virtual_time.run(main()) == 48
 
 
 def test_every_call_waits_in_the_queue_before_anything_else() -> None:
     async def main() -> tuple[int, float]:
         return await timed_read(Device(Pace(first_token_ms=90, queue_ms=300), asyncio.sleep), [1, 2, 3])
 
-    assert run_in_virtual_time(main()) == (0, 390)
+    assert virtual_time.run(main()) == (0, 390)
 
 
 def test_a_reading_under_way_delays_the_tokens_and_prompts_of_others() -> None:
@@ -65,7 +65,7 @@ def test_a_reading_under_way_delays_the_tokens_and_prompts_of_others() -> None:
         return seen
 
     # long: 90 to 190. token: waits until then. short: ready at 110, waits. same: finds the long one's blocks.
-    assert run_in_virtual_time(main()) == {"long": 190, "token": 200, "short": 191, "same": 196}
+    assert virtual_time.run(main()) == {"long": 190, "token": 200, "short": 191, "same": 196}
 
 
 def test_a_reading_given_up_goes_on_when_begun_and_never_begins_otherwise() -> None:
@@ -79,7 +79,7 @@ def test_a_reading_given_up_goes_on_when_begun_and_never_begins_otherwise() -> N
             seen.append(await timed_read(device, ids))
         return seen
 
-    assert run_in_virtual_time(main()) == [(32, 98), (0, 130)]
+    assert virtual_time.run(main()) == [(32, 98), (0, 130)]
 
 
 def test_with_a_clock_tokens_are_written_while_nobody_takes_them() -> None:
@@ -93,7 +93,7 @@ def test_with_a_clock_tokens_are_written_while_nobody_takes_them() -> None:
             seen.append(round(loop.time() * 1000, 6))
         return seen
 
-    assert run_in_virtual_time(main()) == [2, 25, 25, 30, 40]
+    assert virtual_time.run(main()) == [2, 25, 25, 30, 40]
 
 
 def test_without_a_clock_a_token_is_written_when_it_is_asked_for() -> None:
@@ -104,7 +104,7 @@ def test_without_a_clock_a_token_is_written_when_it_is_asked_for() -> None:
         assert writing.waiting_tokens() == 0
         return round(asyncio.get_running_loop().time() * 1000, 6)
 
-    assert run_in_virtual_time(main()) == 35
+    assert virtual_time.run(main()) == 35
 
 
 def test_a_stream_left_early_counts_the_tokens_nobody_took() -> None:
@@ -118,7 +118,7 @@ def test_a_stream_left_early_counts_the_tokens_nobody_took() -> None:
             taken = usage.generated_tokens
         return taken, usage.generated_tokens
 
-    assert run_in_virtual_time(main()) == (1, 3)
+    assert virtual_time.run(main()) == (1, 3)
 
 
 @pytest.mark.parametrize("seed", range(20))

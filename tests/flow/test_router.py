@@ -373,7 +373,7 @@ async def test_template_without_thought_tags_is_refused_before_anything_is_asked
             return replace(await super().facts(), chat_template="{{ messages }}")
 
     small, large = Plain(lines(LOW), name="plain"), pair(lines(LOW))[1]
-    with pytest.raises(PairError, match="--small plain: its chat template has no thought tags") as raised:
+    with pytest.raises(PairError, match="--small plain: no thought tags") as raised:
         await anext(Router(small, large).stream(question()))
     assert raised.value.field == "small"
     assert small.calls == large.calls == []
@@ -655,7 +655,7 @@ class Terse(Engine):
                 if before is not None and token.id >= 0:
                     yield before
                 elif before is not None:
-                    token = replace(before, finish=token.finish)
+                    token = before._replace(finish=token.finish)
                 before = token
             if before is not None:
                 yield before

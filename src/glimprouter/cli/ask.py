@@ -65,7 +65,7 @@ async def _answer(request: requests.Request, config: Config, console: Console) -
     trace: Trace | None = None
     screen = Screen(console)
     try:
-        async with open_pair(config.small, config.large, names=config.models) as pair:
+        async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
             routing = request.routing
             if routing.policy == "glimpse" and pair.threshold_nats is None and routing.threshold is None:
                 Console(stderr=True, highlight=False).print(UNCALIBRATED, style="dim")

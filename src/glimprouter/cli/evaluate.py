@@ -149,7 +149,7 @@ def _routing(config: Config, threshold: float | None, random_p: float | None) ->
 async def _run(wish: _Wish) -> None:
     console = _console(stderr=True)
     config = wish.config
-    async with open_pair(config.small, config.large, names=config.models) as pair:
+    async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
@@ -180,6 +180,7 @@ def _settings(wish: _Wish, pair: Pair) -> Settings:
         target_share=wish.target_share,
         routing=routing,
         sampling=wish.config.sampling,
+        speculate=wish.config.speculate,
     )
 
 

@@ -12,6 +12,7 @@ import click
 from glimprouter.config import Config, Routing, Sampling, load_config
 
 F = TypeVar("F", bound=Callable[..., Any])
+_CONFIG = {f.name: f.default for f in dataclasses.fields(Config)}
 _ROUTING = {f.name: f.default for f in dataclasses.fields(Routing)}
 _SAMPLING = {f.name: f.default for f in dataclasses.fields(Sampling)}
 
@@ -21,9 +22,17 @@ def _with_default(text: str, default: object) -> str:
 
 
 def pair_options(function: F) -> F:
-    """--config, --small, --large."""
+    """--config, --small, --large, --speculate."""
     for option in (
-        click.option("--large", metavar="MODEL", help="Large model: URL, GGUF file or name from the config."),
+        click.option(
+            "--speculate",
+            type=int,
+            metavar="N",
+            help=_with_default("Tokens that small proposes to large at a time; both run here.", _CONFIG["speculate"]),
+        ),
+        click.option(
+            "--large", metavar="MODEL", help="Large model: URL, GGUF file, Hugging Face folder or name from the config."
+        ),
         click.option("--small", metavar="MODEL", help="Small model: the same. Without both, the tiny pair answers."),
         click.option("--config", "config_path", type=click.Path(path_type=Path), help="TOML file with settings."),
     ):
@@ -80,4 +89,5 @@ def settings(options: dict[str, Any]) -> Config:
         sampling=laid_over(config.sampling),
         small=given.get("small", config.small),
         large=given.get("large", config.large),
+        speculate=given.get("speculate", config.speculate),
     )

@@ -6,8 +6,7 @@ Foreign errors end here: everything that leaves this module is an EngineError or
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,8 +17,8 @@ import msgspec
 import orjson
 
 from glimprouter.config import Sampling
-from glimprouter.engines.control import cut, lookalikes, unused_mark, without_thought
-from glimprouter.engines.dialects import THOUGHT_TAGS, Dialect, Draw, Event, Exchange, Piece
+from glimprouter.engines.coding import Coder, Coding
+from glimprouter.engines.dialects import THOUGHT_TAGS, Dialect, Draw, Event, Exchange, ModelInfo, Whole
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.stream import Stream
 from glimprouter.errors import (
@@ -47,7 +46,10 @@ FINGERPRINT_TEXT = (
 KEY_VARIABLE = {"small": "GLIMPROUTER_SMALL_KEY", "large": "GLIMPROUTER_LARGE_KEY"}
 """The environment variables that hold the servers' keys."""
 
-_REMEMBERED_STRINGS = 4096
+_MAY_END = frozenset("\n" + "".join({tag[-1] for tag in THOUGHT_TAGS}))
+
+UNTOLD_CONTEXT_TOKENS = 32_768
+"""Taken where a server does not say how much its context holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,10 @@ class Timeouts:
 
 class _Fault(msgspec.Struct):
     message: str = ""
-    type: str = ""
+    type: str | None = ""
     n_prompt_tokens: int = 0
     n_ctx: int = 0
+    code: int | str | None = None
 
 
 class _Error(msgspec.Struct):
@@ -85,8 +88,13 @@ class HttpEngine:
         key: str | None = None,
         dialect: Dialect = LLAMACPP,
         timeouts: Timeouts | None = None,
+        coder: Coder | None = None,
+        thought_format: str = "",
+        block_tokens: int = 0,
     ) -> None:
-        """`name` appears in errors; `key` is sent as a bearer token and appears nowhere."""
+        """`name` appears in errors; `key` is sent as a bearer token and appears nowhere. `coder` takes the place of the
+        server's own tokenizer and template. `block_tokens`: instead of streams, blocking requests of so many tokens.
+        """
         self.name = name or url
         self.dialect = dialect
         self.timeouts = timeouts or Timeouts()
@@ -95,39 +103,58 @@ class HttpEngine:
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._session: aiohttp.ClientSession | None = None
         self._facts: EngineFacts | None = None
-        self._is_control: dict[str, bool] = {}
+        self._coder = coder or ServerCoder(self)
+        self._coding = Coding(self._coder)
+        self._texts: dict[int, str] = {}
+        self._thought_format = thought_format
+        self.block_tokens = block_tokens
 
     async def facts(self) -> EngineFacts:
         if self._facts is None:
-            replies = [await self._exchange(exchange) for exchange in self.dialect.facts]
-            info = self.dialect.model_info(*replies)
-            ids = await self.encode(FINGERPRINT_TEXT)
-            vocabulary = blake2b(repr(ids).encode(), digest_size=8).hexdigest()
+            dialect = self.dialect
+            info = dialect.info or await self._info()
+            warnings = list(dialect.warnings)
+            if not info.context_tokens:
+                warnings.append(
+                    f"{self.name} does not tell its context; {UNTOLD_CONTEXT_TOKENS} tokens are taken for it"
+                )
+            template = getattr(self._coder, "template", "") or info.chat_template
             self._facts = EngineFacts(
-                info.model, info.context_tokens, info.vocabulary_size, vocabulary, info.chat_template
+                model=info.model,
+                context_tokens=info.context_tokens or UNTOLD_CONTEXT_TOKENS,
+                vocabulary_size=getattr(self._coder, "vocabulary_size", 0) or info.vocabulary_size,
+                vocabulary=await self._fingerprint(),
+                chat_template=template,
+                most_top=dialect.most_top,
+                takes_ids=dialect.takes_ids,
+                cache_block_tokens=info.cache_block_tokens,
+                warnings=tuple(warnings),
+                thought_format=self._thought_format,
             )
         return self._facts
 
+    async def _info(self) -> ModelInfo:
+        replies = [await self._exchange(exchange) for exchange in self.dialect.facts]
+        assert self.dialect.model_info is not None, "a dialect tells what is served, or how to ask"
+        return self.dialect.model_info(*replies)
+
+    async def _fingerprint(self) -> str:
+        """The same for models that number the same tokens alike. In text mode the numbers are nobody else's."""
+        if not self.dialect.takes_ids:
+            return f"{self.url} {self.name} {id(self)}"
+        return blake2b(repr(await self.encode(FINGERPRINT_TEXT)).encode(), digest_size=8).hexdigest()
+
     async def render(self, messages: Sequence[Message]) -> str:
-        return "".join(await self._render(messages))
+        return await self._coding.render(messages)
 
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
-        if special:
-            return await self._exchange(self.dialect.tokenize, text, special=True)
-        ids: list[int] = []
-        for part in cut(text, await self._control_tokens(text)):
-            ids += await self._exchange(self.dialect.tokenize, part, special=False)
-        return ids
+        return await self._coding.encode(text, special=special)
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        parts = await self._render(messages)
-        ids: list[int] = []
-        for index, part in enumerate(parts):
-            ids += await self._exchange(self.dialect.tokenize, part, special=True, begin=index == 0)
-        return "".join(parts), ids
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        return await self._coding.encode_prompt(messages)
 
     async def decode(self, ids: Sequence[int]) -> str:
-        return await self._exchange(self.dialect.detokenize, list(ids))
+        return await self._coding.decode(ids)
 
     @asynccontextmanager
     async def generate(
@@ -142,29 +169,54 @@ class HttpEngine:
     ) -> AsyncIterator[AsyncIterator[Token]]:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; at least 1")
-        facts = await self.facts()
-        # Some files declare them as control tokens, whose text the server would not show.
-        shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
-        stream = Stream(self, Draw(list(ids), sampling, max_tokens, top, shown, session), usage, facts.vocabulary_size)
+        draw = await self._draw(ids, sampling, max_tokens, top, session)
+        stream = Stream(self, draw, usage, (await self.facts()).vocabulary_size)
         try:
             await stream.open()
             yield stream
         finally:
             stream.close()
 
+    async def _draw(
+        self, ids: Sequence[int], sampling: Sampling, max_tokens: int, top: int, session: Session | None
+    ) -> Draw:
+        facts = await self.facts()
+        self._check_room(ids, facts)
+        # Some files declare them as control tokens, whose text the server would not show.
+        shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
+        return Draw(list(ids), sampling, max_tokens, min(top, facts.most_top), shown, session)
+
+    def _check_room(self, ids: Sequence[int], facts: EngineFacts) -> None:
+        if len(ids) >= facts.context_tokens and self.dialect.takes_ids:
+            raise ContextError(
+                f"{self.name}: the prompt has {len(ids)} tokens, the context holds {facts.context_tokens}; "
+                "shorten it or give the engine a larger context",
+                field="question",
+            )
+
     async def complete(self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, usage: Usage) -> Completion:
         """The same in one blocking call, as a client without streaming makes it; without log-probabilities."""
-        facts = await self.facts()
-        shown = tuple(tag for tag in THOUGHT_TAGS if tag in facts.chat_template)
-        draw = Draw(list(ids), sampling, max_tokens, 0, shown)
-        usage.requests += 1
-        whole = await self._exchange(self.dialect.whole, draw, allowed_s=self.timeouts.total_s)
-        usage.prompt_tokens, usage.cached_tokens = whole.prompt_tokens, whole.cached_tokens
-        usage.generated_tokens = len(whole.ids)
+        whole = await self.whole(await self._draw(ids, sampling, max_tokens, 0, None), usage)
         return Completion(tuple(whole.ids), whole.text, whole.finish)
 
-    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:  # noqa: ARG002
-        await self._exchange(self.dialect.prefill, list(ids))
+    async def whole(self, draw: Draw, usage: Usage) -> Whole:
+        """One blocking request; its cost is added to `usage`."""
+        usage.requests += 1
+        exchange = self.dialect.whole
+        data = await self._fetch(exchange.path, exchange.body(draw), draw.session, allowed_s=self.timeouts.total_s)
+        whole = self._read(exchange, data, draw)
+        usage.prompt_tokens += whole.prompt_tokens
+        usage.cached_tokens += whole.cached_tokens
+        usage.generated_tokens += len(whole.ids)
+        return whole
+
+    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
+        exchange = self.dialect.prefill
+        if exchange is None:
+            return
+        self._check_room(ids, await self.facts())
+        data = await self._fetch(exchange.path, exchange.body(list(ids)), session)
+        self._read(exchange, data)
 
     def leave(self, session: Session) -> None:
         """Nothing is kept for an answer here."""
@@ -175,59 +227,42 @@ class HttpEngine:
         if session is not None:
             await session.close()
 
-    # Chats -----------------------------------------------------------------------------------------------------------
-
-    async def _render(self, messages: Sequence[Message]) -> list[str]:
-        """The rendered chat in parts, cut inside each control token in somebody's text.
-
-        Tokenised one by one the parts cannot form that token. The template sees the text with a private-use character
-        at each cut: it may trim or inspect it, but finds no tag there that a user wrote.
-        """
-        messages = [without_thought(message) for message in messages]
-        tokens = await self._control_tokens("\n".join(message["content"] for message in messages))
-        mark = unused_mark(messages) if tokens else ""
-        marked = [message | {"content": mark.join(cut(message["content"], tokens))} for message in messages]
-        text = await self._exchange(self.dialect.render, marked)
-        return text.split(mark) if mark else [text]
-
-    async def _control_tokens(self, text: str) -> set[str]:
-        """Which of the look-alikes in a text this model reads as one token."""
-        known = self._is_control
-        found = lookalikes(text)
-        for string in found:
-            if string not in known:
-                if len(known) >= _REMEMBERED_STRINGS:
-                    known.clear()
-                known[string] = len(await self.encode(string, special=True)) == 1
-        return {string for string in found if known.get(string, True)}
-
     # One request, one reply ------------------------------------------------------------------------------------------
 
-    async def _exchange(self, exchange: Exchange[T], *args: Any, allowed_s: float | None = None, **kwargs: Any) -> T:
-        """Ask and read the reply, within the time that a first token may take unless told otherwise."""
+    async def exchange(self, exchange: Exchange[T], *args: Any, **kwargs: Any) -> T:
+        """Ask and read the reply, within the time that a first token may take."""
+        return self._read(exchange, await self._fetch(exchange.path, exchange.body(*args, **kwargs)))
+
+    _exchange = exchange
+
+    async def _fetch(
+        self, path: str, body: dict[str, Any] | None, session: Session | None = None, *, allowed_s: float | None = None
+    ) -> bytes:
         allowed_s = self.timeouts.first_token_s if allowed_s is None else allowed_s
         try:
             async with asyncio.timeout(allowed_s):
-                response = await self.request(exchange.path, exchange.body(*args, **kwargs))
+                response = await self.request(path, body, session)
                 async with response:
-                    data = await response.read()
+                    return await response.read()
         except TimeoutError:
-            raise self.late(f"no reply on {exchange.path}", allowed_s) from None
+            raise self.late(f"no reply on {path}", allowed_s) from None
         except aiohttp.ClientError as error:
             raise self.lost(error) from error
-        return self._read(exchange, data)
 
-    async def request(self, path: str, body: dict[str, Any] | None) -> aiohttp.ClientResponse:
+    async def request(
+        self, path: str, body: dict[str, Any] | None, session: Session | None = None
+    ) -> aiohttp.ClientResponse:
         """Send a request; the reply's status is checked, its body not yet read."""
         data = None if body is None else _encoded(body)
+        headers = self.dialect.headers(session.id) if session is not None else None
         try:
-            response = await self._send(path, data)
+            response = await self._send(path, data, headers)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise self.lost(error) from error
             # A kept-alive connection that the server had closed meanwhile. Calls are stateless: once more is safe.
             try:
-                response = await self._send(path, data)
+                response = await self._send(path, data, headers)
             except aiohttp.ClientError as again:
                 raise self.lost(again) from again
         except aiohttp.ServerTimeoutError as error:
@@ -236,10 +271,12 @@ class HttpEngine:
             raise self.lost(error) from error
         if response.status != 200:
             async with response:
-                self._refuse(response.status, await response.read())
+                self._refuse(response.status, await response.read(), response.headers.get("Retry-After"))
         return response
 
-    async def _send(self, path: str, data: bytes | None) -> aiohttp.ClientResponse:
+    async def _send(
+        self, path: str, data: bytes | None, headers: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
@@ -247,28 +284,39 @@ class HttpEngine:
                 connector=connector, headers=self._headers, timeout=timeout, trust_env=False, auto_decompress=False
             )
         method = "GET" if data is None else "POST"
-        return await self._session.request(method, self.url + path, data=data, allow_redirects=False)
+        return await self._session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
 
-    def _read(self, exchange: Exchange[T], data: bytes) -> T:
+    def _read(self, exchange: Exchange[T], data: bytes, *args: Any) -> T:
         try:
-            return exchange.read(data)
+            return exchange.read(data, *args)
         except (ValueError, LookupError) as error:
             self.refuse_broken(data, error)
 
     # For the stream --------------------------------------------------------------------------------------------------
 
-    async def pieces(self, text: str) -> list[Piece]:
-        """The tokens of a text with their bytes."""
-        return await self._exchange(self.dialect.pieces, text)
+    async def texts_of(self, ids: Sequence[int], joint: str) -> list[str]:
+        """The text of each of some tokens of which only the joint text is known.
 
-    async def top_after(self, ids: Sequence[int], top: int) -> tuple[tuple[int, float], ...]:
-        """The most likely tokens after a prefix, asked for by itself."""
-        return await self._exchange(self.dialect.top_after, ids, top) if top else ()
+        It matters only where a step or the thought may end among them; else, and where their texts by themselves do not
+        make up the joint one, all text goes with the last.
+        """
+        if not _MAY_END.isdisjoint(joint):
+            texts = [await self._text_of(id_) for id_ in ids]
+            if "".join(texts) == joint:
+                return texts
+        return [*[""] * (len(ids) - 1), joint]
 
-    def read_event(self, line: bytes) -> Event:
+    async def _text_of(self, id_: int) -> str:
+        text = self._texts.get(id_)
+        if text is None:
+            text = self._texts[id_] = await self._coder.detokenize([id_])
+        return text
+
+    def read_event(self, line: bytes, draw: Draw) -> Event:
+        """One line of a stream: an event's payload, or an error in its place."""
         if line.startswith(b"error:"):
             self._refuse(500, line[6:])
-        return self._read(self.dialect.generate, line[5:])
+        return self._read(self.dialect.generate, line[5:], draw)
 
     # Faults ----------------------------------------------------------------------------------------------------------
 
@@ -290,7 +338,7 @@ class HttpEngine:
         shown = data[:200].decode(errors="replace")
         raise self.broken(f"a reply breaks the {self.dialect.name} format ({error}): {shown!r}") from error
 
-    def _refuse(self, status: int, data: bytes) -> NoReturn:
+    def _refuse(self, status: int, data: bytes, retry_after: str | None = None) -> NoReturn:
         fault = _fault_in(data) or _Fault(data[:200].decode(errors="replace"))
         if fault.type == "exceed_context_size_error":
             raise ContextError(
@@ -298,30 +346,46 @@ class HttpEngine:
                 "shorten it or give the engine a larger context",
                 field="question",
             )
-        said = f"answered {status}: {fault.message or 'no message'}"
-        if status in (502, 503, 504, 429):
-            raise self.lost(said)
+        if self.dialect.is_context_error(fault.message):
+            raise ContextError(f"{self.name}: {fault.message}", field="question")
+        said = f"{self.name}: answered {status}: {fault.message or 'no message'}"
+        if status in (408, 429, 502, 503, 504):
+            raise EngineUnavailable(said, engine=self.name, retry_after_s=_seconds(retry_after))
         if status in (401, 403):
             said += f"; its key is read from {' or '.join(KEY_VARIABLE.values())}"
-        raise self.broken(said)
+        raise EngineProtocolError(said, engine=self.name, final=400 <= status < 500)
 
 
-async def open_server(url: str, *, side: str) -> HttpEngine:
-    """The engine at an address, once it has answered. Raises ModelError, naming `--{side}`, where it does not."""
-    engine = HttpEngine(url, key=os.environ.get(KEY_VARIABLE[side]))
-    try:
-        await engine.facts()
-    except EngineError as error:
-        await engine.close()
-        raise ModelError(
-            f"--{side} {url}: no llama.cpp server that can be used: {error}; give the address of one "
-            f"(http://host:port) that is up, and its key, if it has one, in {KEY_VARIABLE[side]}",
-            field=side,
-        ) from error
-    except BaseException:
-        await engine.close()
-        raise
-    return engine
+class ServerCoder:
+    """The server's own tokenizer and template, asked over its routes."""
+
+    def __init__(self, engine: HttpEngine) -> None:
+        self._engine = engine
+
+    async def tokenize(self, text: str, *, special: bool, begin: bool = False) -> list[int]:
+        return await self._engine.exchange(self._there("tokenize"), text, special=special, begin=begin)
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        return await self._engine.exchange(self._there("detokenize"), list(ids))
+
+    async def render(self, messages: Sequence[Message]) -> str:
+        if self._engine.dialect.render is not None:
+            return await self._engine.exchange(self._engine.dialect.render, messages)
+        return await self.detokenize(await self._engine.exchange(self._there("encode_chat"), messages))
+
+    async def chat_ids(self, messages: Sequence[Message]) -> list[int] | None:
+        exchange = self._engine.dialect.encode_chat
+        return None if exchange is None else await self._engine.exchange(exchange, messages)
+
+    def _there(self, route: str) -> Exchange[Any]:
+        exchange: Exchange[Any] | None = getattr(self._engine.dialect, route)
+        if exchange is None:
+            raise ModelError(
+                f"{self._engine.name}: a {self._engine.dialect.name} server has no route that can {route} for us; give "
+                "the model's tokenizer files with --tokenizer FOLDER",
+                field="tokenizer",
+            )
+        return exchange
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
@@ -340,3 +404,11 @@ def _fault_in(data: bytes) -> _Fault | None:
     except msgspec.DecodeError:
         return None
     return _Fault(error) if isinstance(error, str) else error
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """What a Retry-After header asks for; dates, which engines do not send, count as nothing."""
+    try:
+        return max(0.0, float(retry_after)) if retry_after is not None else None
+    except ValueError:
+        return None

@@ -18,7 +18,7 @@ class Retries:
     attempts: int = 5
     base_s: float = 0.05
     cap_s: float = 2.0
-    budget_share: float = 0.1
+    budget_share: float = 0.2
     budget_spare: float = 20.0
     budget_most: float = 100.0
     longest_wait_s: float = 30.0

@@ -149,7 +149,14 @@ class ScriptedEngine:
 
     async def facts(self) -> EngineFacts:
         template = f"<|im_start|>...<think>...</think> ({self._opening} opens the thought)"
-        return EngineFacts(self.name, self._context_tokens, Vocabulary.size, self._vocabulary.name, template)
+        return EngineFacts(
+            self.name,
+            self._context_tokens,
+            Vocabulary.size,
+            self._vocabulary.name,
+            template,
+            cache_block_tokens=self._device.pace.block_tokens,
+        )
 
     async def render(self, messages: Sequence[Message]) -> str:
         turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
@@ -158,14 +165,14 @@ class ScriptedEngine:
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
         return self._vocabulary.encode(text, special=special)
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         encode = self._vocabulary.encode
         ids: list[int] = []
         for message in messages:
             ids += encode(f"<|im_start|>{message['role']}\n", special=True)
             ids += encode(message["content"], special=False)
             ids += encode("<|im_end|>\n", special=True)
-        return await self.render(messages), ids + encode(_WRITING + _OPENINGS[self._opening], special=True)
+        return ids + encode(_WRITING + _OPENINGS[self._opening], special=True)
 
     async def decode(self, ids: Sequence[int]) -> str:
         return self._vocabulary.decode(ids)
@@ -248,8 +255,8 @@ class ScriptedEngine:
         thought, closed, answer = written.partition("</think>")
         if closed:
             return Line(f"\n\n{self._answer}"[len(answer) :])
-        opened, opening, body = thought.rpartition("<think>\n")
-        return self._next_step(body) if opening else Line("<think>\n"[len(opened) :])
+        _, opening, body = thought.rpartition("<think>\n")
+        return self._next_step(body) if opening else Line("<think>\n"[len(body) :])
 
     def _next_step(self, body: str) -> Line:
         """The step that stands at the place the thought has reached, counted in blank lines, or the rest of it."""

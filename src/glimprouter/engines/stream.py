@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from glimprouter.engines.dialects import Draw, Event
+from glimprouter.errors import EngineError
 from glimprouter.flow.engine import Finish, Token, Usage
 
 if TYPE_CHECKING:
     from glimprouter.engines.http import HttpEngine
 
 _ROUNDING = 1e-3
+_ANY_ID = 2**31 - 1
 _MOST_SPARE_TOKENS = 30
 
 
@@ -29,21 +31,28 @@ class Stream:
     learnt from the text that the next token completes. Where that cannot be sure (bytes that are no UTF-8), the engine
     is set to continue from the ids of the text as shown, and a character cut off by the limit is drawn again: each
     time a new request, a leg, that continues the ids known so far.
+
+    With `block_tokens` the legs are blocking requests of so many tokens each, the next one made when somebody asks for
+    a token that is not there yet: for servers that cannot stream, and where a token costs less than its chunk.
     """
 
     def __init__(self, engine: HttpEngine, draw: Draw, usage: Usage, vocabulary_size: int) -> None:
+        """`vocabulary_size` 0: unknown."""
         self._engine = engine
         self._draw = draw
         self._usage = usage
-        self._vocabulary_size = vocabulary_size
+        self._most_id = vocabulary_size - 1 if vocabulary_size else _ANY_ID
         self._ids: list[int] = []
         self._leg_start = 0
+        self._drafted_before = (0, 0)
         self._spare_tokens = 0
         self._restarts = 0
         self._ready: deque[Token] = deque()
         self._held: Token | None = None  # it shows no text: perhaps the end token, which the next event tells
+        self._ending: Finish | None = None
         self._done = False
-        self._connection = Connection(engine, is_first=lambda: not self._ids)
+        self._blocks = engine.block_tokens > 0
+        self._connection = Connection(engine, draw, is_first=lambda: not self._ids)
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self
@@ -52,9 +61,20 @@ class Stream:
         while not self._ready:
             if self._done:
                 raise StopAsyncIteration
+            if self._blocks:
+                await self._take_block()
+                continue
             if not self._connection.is_open:
                 await self.open()
-            for event in await self._connection.events():
+            try:
+                events = await self._connection.events()
+            except EngineError:
+                if self._ending is None:
+                    raise
+                # Its end was told; that the rest of the accounts is missing is no loss.
+                self._end(self._ending, 0)
+                break
+            for event in events:
                 await self._take_event(event)
                 if not self._connection.is_open:
                     break
@@ -63,36 +83,75 @@ class Stream:
 
     async def open(self) -> None:
         """Begin a leg: the first one, or one that continues what is known by now."""
-        draw = self._draw
-        if self._restarts:
-            sampling = replace(draw.sampling, seed=(draw.sampling.seed + self._restarts) % 2**63)
-            left = draw.max_tokens - len(self._ids) + self._spare_tokens
-            draw = replace(draw, ids=[*draw.ids, *self._ids], sampling=sampling, max_tokens=left)
+        if self._blocks:
+            return
         self._usage.requests += 1
-        await self._connection.open(draw)
+        await self._connection.open(self._next_leg())
         self._leg_start = len(self._ids)
+        self._drafted_before = (self._usage.drafted_tokens, self._usage.accepted_tokens)
+
+    def _next_leg(self) -> Draw:
+        if not self._restarts:
+            return self._draw
+        draw = self._draw
+        sampling = replace(draw.sampling, seed=(draw.sampling.seed + self._restarts) % 2**63)
+        left = draw.max_tokens - len(self._ids) + self._spare_tokens
+        return replace(draw, ids=[*draw.ids, *self._ids], sampling=sampling, max_tokens=left)
 
     def close(self) -> None:
         self._done = True
         self._connection.close()
 
+    async def _take_block(self) -> None:
+        """Draw a block. What the server does not tell of each of its tokens is drawn again, streamed."""
+        leg = self._next_leg()
+        most = min(leg.max_tokens, self._engine.block_tokens)
+        whole = await self._engine.whole(replace(leg, max_tokens=most, top=max(1, leg.top)), self._usage)
+        self._restarts += 1
+        if len(whole.tokens) < len(whole.ids):
+            self._usage.generated_tokens -= len(whole.ids) - len(whole.tokens)
+            self._blocks = False
+        texts = [token.text for token in whole.tokens]
+        if len(texts) > 1 and not any(texts[:-1]):
+            texts = await self._engine.texts_of([token.id for token in whole.tokens], whole.text)
+        for token, text in zip(whole.tokens, texts, strict=True):
+            self._check(token)
+            self._ids.append(token.id)
+            self._ready.append(token._replace(text=text, top=token.top if self._draw.top else ()))
+        if self._blocks and (whole.finish == "stop" or len(self._ids) >= self._draw.max_tokens):
+            self._ready.append(Token(-1, "", finish=whole.finish))
+            self.close()
+
     async def _take_event(self, event: Event) -> None:
-        if self._restarts == 0:
-            self._note_usage(event)
+        self._note_usage(event)
         missing = 0
         if event.drawn is not None:
             missing = event.drawn - (len(self._ids) - self._leg_start) - len(event.tokens)
         if missing < 0:
             raise self._engine.broken(f"{-missing} more tokens arrived than were drawn")
-        if event.finish is not None:
-            self._end(event, missing)
-        elif missing:
+        if missing and event.finish is None:
             await self._recover(event.tokens[0], missing)
         else:
-            for token in event.tokens:
+            tokens = event.tokens
+            if event.joint_text:
+                texts = await self._engine.texts_of([token.id for token in tokens], event.joint_text)
+                tokens = [token._replace(text=text) for token, text in zip(tokens, texts, strict=True)]
+            for token in tokens:
                 self._take(token)
+        if event.finish is not None:
+            self._ending = event.finish
+        if event.last:
+            if self._ending is None:
+                raise self._engine.lost("the stream ended without saying why")
+            self._end(self._ending, missing)
 
     def _note_usage(self, event: Event) -> None:
+        if event.drafted_tokens:
+            drafted, accepted = self._drafted_before
+            self._usage.drafted_tokens = drafted + event.drafted_tokens
+            self._usage.accepted_tokens = accepted + event.accepted_tokens
+        if self._restarts:
+            return
         if event.prompt_tokens is not None:
             self._usage.prompt_tokens = event.prompt_tokens
         if event.cached_tokens is not None:
@@ -110,14 +169,11 @@ class Stream:
             self._finish("length")
 
     def _check(self, token: Token) -> None:
-        """Cheap enough for every token; the rest of the list is sorted below its first entry."""
-        size = self._vocabulary_size
-        if not 0 <= token.id < size:
-            raise self._engine.broken(f"id {token.id} is outside the vocabulary of {size}")
+        """Cheap enough for every token; the log-probabilities of others are checked where they are looked at."""
+        if not 0 <= token.id <= self._most_id:
+            raise self._engine.broken(f"id {token.id} is outside the vocabulary of {self._most_id + 1}")
         if token.logprob is not None and not -math.inf <= token.logprob <= _ROUNDING:
             raise self._engine.broken(f"log-probability {token.logprob} of id {token.id}")
-        if token.top and not (0 <= token.top[0][0] < size and token.top[-1][1] <= token.top[0][1] <= _ROUNDING):
-            raise self._engine.broken(f"log-probabilities that are none: {token.top[:2]} ... {token.top[-1]}")
 
     def _give(self, token: Token) -> None:
         self._usage.generated_tokens += 1
@@ -133,9 +189,9 @@ class Stream:
         self._ready.append(Token(-1, "", finish=why))
         self.close()
 
-    def _end(self, event: Event, missing: int) -> None:
+    def _end(self, finish: Finish, missing: int) -> None:
         """The leg is over. Of an answer that ended by itself within a character, the half is dropped."""
-        if event.finish == "stop":
+        if finish == "stop":
             if self._held is not None and not missing:
                 self._held = None
                 self._ids.pop()
@@ -149,7 +205,10 @@ class Stream:
         """`token` completes a character that `missing` tokens before it began."""
         self._check(token)
         self._release()
-        pieces = await self._engine.pieces(token.text)
+        recovery = self._engine.dialect.recovery
+        if recovery is None:
+            raise self._engine.broken(f"{missing} tokens were drawn and not sent")
+        pieces = await self._engine.exchange(recovery.pieces, token.text)
         certain = len(pieces) == missing + 1 and pieces[-1].id == token.id
         if not certain or self._draw.top:
             self._restart()
@@ -157,9 +216,10 @@ class Stream:
         for index, piece in enumerate(pieces):
             text = decode(piece.raw, final=index == len(pieces) - 1)
             if certain and piece is pieces[-1]:
-                self._give(replace(token, text=text))
+                self._give(token._replace(text=text))
             else:
-                top = await self._engine.top_after([*self._draw.ids, *self._ids], self._draw.top)
+                prefix = [*self._draw.ids, *self._ids]
+                top = await self._engine.exchange(recovery.top_after, prefix, self._draw.top) if self._draw.top else ()
                 self._give(Token(piece.id, text, dict(top).get(piece.id), top))
             self._ids.append(piece.id)
             if len(self._ids) >= self._draw.max_tokens:
@@ -178,8 +238,9 @@ class Stream:
 class Connection:
     """One streamed reply after the other, watched by the clock while somebody waits for it."""
 
-    def __init__(self, engine: HttpEngine, *, is_first: Callable[[], bool]) -> None:
+    def __init__(self, engine: HttpEngine, draw: Draw, *, is_first: Callable[[], bool]) -> None:
         self._engine = engine
+        self._draw = draw
         self._is_first = is_first
         self._response: aiohttp.ClientResponse | None = None
         self._rest = b""
@@ -198,7 +259,7 @@ class Connection:
         allowed_s = self._allowed_s()
         try:
             async with asyncio.timeout(allowed_s):
-                response = await self._engine.request(generate.path, generate.body(draw))
+                response = await self._engine.request(generate.path, generate.body(draw), draw.session)
                 if response.content_type != "text/event-stream":
                     async with response:
                         self._engine.refuse_broken(await response.read(), ValueError("not a stream"))
@@ -225,7 +286,8 @@ class Connection:
         data = await self._receive()
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        return [self._engine.read_event(line) for line in lines if line.startswith((b"data:", b"error:"))]
+        draw = self._draw
+        return [self._engine.read_event(line, draw) for line in lines if line.startswith((b"data:", b"error:"))]
 
     async def _receive(self) -> bytes:
         response = self._response

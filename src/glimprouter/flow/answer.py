@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from glimprouter.config import Side
 from glimprouter.flow.trace import Step, Trace
@@ -23,8 +23,7 @@ class StepStarted:
     step: Step
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """Text as it is written, tags apart. Joined over the thought it is `trace.thought`, newlines at its ends aside."""
 
     author: Side
@@ -52,6 +51,7 @@ class HoldBack:
 
     def __init__(self, *strings: str) -> None:
         self._strings = strings
+        self._begins = {string[0] for string in strings}
         self._kept = ""
         self.hit = False
 
@@ -59,6 +59,8 @@ class HoldBack:
         """Text that is safe to show. Once a string is complete, `hit` is set and nothing more passes."""
         if self.hit:
             return ""
+        if not self._kept and not any(begin in text for begin in self._begins):
+            return text
         text = self._kept + text
         # The first to be complete, as a reader of single characters would find it, however the text arrives.
         places = [(place + len(string), place) for string in self._strings if (place := text.find(string)) >= 0]

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from glimprouter.errors import EngineProtocolError
 from glimprouter.flow.engine import Token
 
+LARGEST_VOCABULARY = 2**18
+"""Taken where an engine does not tell how large its own is: it only widens the upper bound."""
+
 ROUNDING_NATS = 0.1
 """A log-probability no further above zero is one that an engine rounded, in eight or sixteen bits."""
 
@@ -44,11 +47,14 @@ class Glimpse:
 def glimpse_of(token: Token, vocabulary_size: int) -> Glimpse:
     """The glimpse a drawn token gives. Raises EngineProtocolError where it came without log-probabilities.
 
-    An id given twice (some engines append the drawn token to the best k) counts once. What cannot occur is dropped
-    from `top`: minus infinity has no place in JSON.
+    `vocabulary_size` 0: unknown. An id given twice (some engines append the drawn token to the best k) counts once.
+    What cannot occur is dropped from `top`: minus infinity has no place in JSON.
     """
-    top = dict(token.top)
-    entropy = entropy_of(list(top.values()), vocabulary_size)
+    try:
+        top = dict(token.top)  # some engines' are read only now
+    except ValueError as error:
+        raise EngineProtocolError(f"the engine's log-probabilities cannot be read ({error})") from error
+    entropy = entropy_of(list(top.values()), vocabulary_size or LARGEST_VOCABULARY)
     possible = tuple(item for item in top.items() if item[1] > -math.inf)
     return Glimpse(
         entropy.entropy_nats, entropy.low_nats, entropy.high_nats, entropy.covered, token.id, token.text, possible

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glimprouter.config import Side
-from glimprouter.errors import ContextError, PairError
-from glimprouter.flow.engine import Engine, EngineFacts
+from glimprouter.errors import ContextError, EngineError, InputError, PairError
+from glimprouter.flow.engine import Engine, EngineFacts, Message
 from glimprouter.flow.request import Request
 
 
@@ -52,15 +53,38 @@ LEAST_ROOM_TOKENS = 32
 """A question that leaves less than this to write in is refused."""
 
 
-def format_of(facts: EngineFacts, *, side: Side) -> ThoughtFormat:
-    """The thought format that a model's template speaks of. Raises PairError where it speaks of none."""
+ALIASES = {"qwen3": "think", "r1": "think", "qwq": "think", "deepseek": "think"}
+"""Families by the name that people know, and the format they share."""
+
+
+def format_named(name: str, *, side: Side) -> ThoughtFormat:
+    """The format that a user named. Raises PairError for an unknown one."""
+    wanted = ALIASES.get(name, name)
+    found = next((known for known in FORMATS if known.name == wanted), None)
+    if found is None:
+        accepted = ", ".join([*(known.name for known in FORMATS), *ALIASES])
+        raise PairError(f"--thought-format is {name!r}; accepted: auto, {accepted}", field=f"{side}.thought_format")
+    return found
+
+
+async def format_of(engine: Engine, facts: EngineFacts, *, side: Side) -> ThoughtFormat:
+    """The thought format of a model: as the user named it, as its template says, or whose tags it reads as tokens.
+
+    Raises PairError where there is none.
+    """
+    if facts.thought_format:
+        return format_named(facts.thought_format, side=side)
     for known in FORMATS:
         if known.open_tag in facts.chat_template or known.close_tag in facts.chat_template:
             return known
+    if not facts.chat_template and facts.takes_ids:  # a server that does not tell its template
+        for known in FORMATS:
+            if all([len(await engine.encode(tag, special=True)) == 1 for tag in (known.open_tag, known.close_tag)]):
+                return known
     tags = ", ".join(known.open_tag for known in FORMATS)
     raise PairError(
-        f"--{side} {facts.model}: its chat template has no thought tags ({tags}), so it cannot hold an open thought; "
-        "give a reasoning model, or a GGUF file that carries the reasoning template",
+        f"--{side} {facts.model}: no thought tags ({tags}) in its chat template or among its tokens, so it cannot "
+        "hold an open thought; give a reasoning model, or name its tags with --thought-format",
         field=side,
     )
 
@@ -78,17 +102,14 @@ class Prompter:
             if side not in self._families:
                 self._families[side] = await _family_of(self._engines[side], side)
         small, large = self._families["small"], self._families["large"]
-        if small.facts.chat_template == large.facts.chat_template and small.control_ids == large.control_ids:
+        if small.reads_like == large.reads_like:
             # One family: one rendering serves both.
-            text, ids = await self._engines["small"].encode_prompt(request.messages)
-            return {"small": _opened(small, text, ids), "large": _opened(large, text, ids)}
+            ids = await self._engines["small"].encode_prompt(request.messages)
+            return {"small": _opened(small, ids), "large": _opened(large, ids)}
         rendered = await asyncio.gather(
             *(self._engines[side].encode_prompt(request.messages) for side in self._families)
         )
-        return {
-            side: _opened(self._families[side], text, ids)
-            for side, (text, ids) in zip(self._families, rendered, strict=True)
-        }
+        return {side: _opened(self._families[side], ids) for side, ids in zip(self._families, rendered, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +118,53 @@ class _Family:
     facts: EngineFacts
     format: ThoughtFormat
     open_ids: tuple[int, ...]
+    """What is left to write of the opening tag; nothing where the template writes it."""
     close_ids: tuple[int, ...]
     after_ids: tuple[int, ...]
-    control_ids: tuple[object, ...]
-    """Equal only for models that read the same ids the same way, control tokens included."""
+    reads_like: tuple[object, ...]
+    """Equal only for models that render a chat alike and read the same ids the same way, control tokens included."""
+
+
+_SAMPLE_CHAT = (
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Is 1 + 1 = 2?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "And why?"},
+)
 
 
 async def _family_of(engine: Engine, side: Side) -> _Family:
+    """Raises PairError where the template leaves no room for a thought."""
     facts = await engine.facts()
-    style = format_of(facts, side=side)
-    texts = (style.open_tag + style.after_open, style.close_tag, style.after, _CONTROL_SAMPLE)
-    open_ids, close_ids, after_ids, control = [tuple(await engine.encode(text, special=True)) for text in texts]
-    control_ids = (facts.vocabulary, open_ids, close_ids, after_ids, control)
-    return _Family(side, facts, style, open_ids, close_ids, after_ids, control_ids)
-
-
-_CONTROL_SAMPLE = "<|im_start|><|im_end|><|endoftext|><｜User｜><｜Assistant｜>"
-
-
-def _opened(family: _Family, text: str, ids: list[int]) -> Prompt:
-    style, facts = family.format, family.facts
-    end = text.rstrip()
+    style = await format_of(engine, facts, side=side)
+    texts = (style.open_tag + style.after_open, style.close_tag, style.after)
+    open_ids, close_ids, after_ids = [tuple(await engine.encode(text, special=True)) for text in texts]
+    sample = await _sample_of(engine)
+    end = (await engine.render(sample)).rstrip()
     if end.endswith(style.close_tag):
         raise PairError(
-            f"--{family.side} {facts.model}: its chat template closes the thought before the model can think; "
-            "give the model's thinking variant or a template with thinking on",
-            field=family.side,
+            f"--{side} {facts.model}: its chat template closes the thought before the model can think; "
+            "give the model's thinking variant, or a template with thinking on (vLLM: --chat-template FILE, with "
+            "enable_thinking true)",
+            field=side,
         )
-    all_ids = tuple(ids) if end.endswith(style.open_tag) else (*ids, *family.open_ids)
+    reads_like = (facts.vocabulary, open_ids, close_ids, after_ids, await engine.encode_prompt(sample))
+    left_to_open = () if end.endswith(style.open_tag) else open_ids
+    return _Family(side, facts, style, left_to_open, close_ids, after_ids, reads_like)
+
+
+async def _sample_of(engine: Engine) -> Sequence[Message]:
+    """The sample chat, or its last question alone for a template that refuses more."""
+    try:
+        await engine.render(_SAMPLE_CHAT)
+    except (EngineError, InputError):
+        return _SAMPLE_CHAT[-1:]
+    return _SAMPLE_CHAT
+
+
+def _opened(family: _Family, ids: list[int]) -> Prompt:
+    style, facts = family.format, family.facts
+    all_ids = (*ids, *family.open_ids)
     if len(all_ids) + LEAST_ROOM_TOKENS > facts.context_tokens:
         raise ContextError(
             f"the question takes {len(all_ids)} tokens for --{family.side} {facts.model}, whose context holds "

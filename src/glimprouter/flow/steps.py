@@ -92,10 +92,13 @@ class Splitter:
             self.after_close += text
             return
         tail = self._tail + text
-        if (place := tail.find(self._close_tag)) >= 0:
+        if self._close_tag[-1] in text and (place := tail.find(self._close_tag)) >= 0:
             self.after_close = tail[place + len(self._close_tag) :]
             return
         self._tail = tail[-len(self._close_tag) + 1 :] if len(self._close_tag) > 1 else ""
+        if "\n" not in text:
+            self._add_to_line(text)
+            return
         *lines, last = text.split("\n")
         for piece in lines:
             self._add_to_line(piece)

@@ -8,6 +8,7 @@ what has been written meanwhile, so that a hand-over costs a token and not a pre
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
@@ -36,6 +37,10 @@ MOST_BLANK_TOKENS = 16
 
 DEAR_TOKENS = 256
 """A hand-over waits for a warming that reads more than this; a smaller one is dropped, for reading again is cheaper."""
+
+
+QUEUES = 4.0
+"""How many times longer than the quickest a warming takes, token for token, when it has to queue."""
 
 
 class Writer:
@@ -71,6 +76,7 @@ class Writer:
         self._taken_of_call = 0
         self._warming: asyncio.Task[None] | None = None
         self._warming_tokens = 0
+        self._best_pace_s = math.inf
         self._overtaken = self._pass_over = 0
         self._read_tokens = 0
 
@@ -90,30 +96,43 @@ class Writer:
     def warm(self) -> None:
         """Have the engine read, in the background, what it has not read yet. At most one such request at a time.
 
-        A request that is still under way when the next is due shows that the engine queues: as many chances as were
-        missed are passed over afterwards, so that a busy engine is asked ever less.
+        A request that takes far longer for its length than the quickest did waits in the engine's queue: as many
+        chances as were missed meanwhile are passed over afterwards, so that a busy engine is asked ever less.
         """
-        if self._warming is not None:
-            if not self._warming.done():
-                self._overtaken += 1
-                return
-            self._warming = None
-            self._pass_over, self._overtaken = self._overtaken, 0
-        if self._pass_over:
+        if self._warming is not None and not self._warming.done():
+            self._overtaken += 1
+        elif self._pass_over:
             self._pass_over -= 1
-        elif self._heard or self._read_tokens < len(self._ids):
-            self._warming = asyncio.create_task(self._prefill())
+        elif self._would_cache_more():
+            self._warming = asyncio.create_task(self._read_ahead())
+
+    def _would_cache_more(self) -> bool:
+        """Whether reading now would fill at least one more of the blocks that the engine caches."""
+        block = self.facts.cache_block_tokens
+        heard = sum(len(passage.ids or ()) or len(passage.text) // 3 for passage in self._heard)
+        return (len(self._ids) + heard) // block > self._read_tokens // block
+
+    async def _read_ahead(self) -> None:
+        """Until all is read. Never fails: what is wrong with the engine, or too much for it, shows when it is used."""
+        now = asyncio.get_running_loop().time
+        with suppress(EngineError, ContextError):
+            while self._would_cache_more() and not self._pass_over:
+                self._overtaken = 0
+                begun = now()
+                await self._take_over()
+                await self._prefill()
+                pace_s = (now() - begun) / max(1, self._warming_tokens)
+                self._best_pace_s = min(self._best_pace_s, pace_s)
+                if pace_s > QUEUES * self._best_pace_s:
+                    self._pass_over = self._overtaken
 
     async def _prefill(self) -> None:
-        """Never fails: what is wrong with the engine, or too much for it, will show when the model is needed."""
-        with suppress(EngineError, ContextError):
-            await self._take_over()
-            ids = self._ids.copy()
-            self._warming_tokens = len(ids) - self._read_tokens
-            self.usage.warm_calls += 1
-            self.usage.warm_tokens += self._warming_tokens
-            await self._engine.prefill(ids, session=self._session)
-            self._read_tokens = len(ids)
+        ids = self._ids.copy()
+        self._warming_tokens = len(ids) - self._read_tokens
+        self.usage.warm_calls += 1
+        self.usage.warm_tokens += self._warming_tokens
+        await self._engine.prefill(ids, session=self._session)
+        self._read_tokens = len(ids)
 
     async def _settle(self) -> None:
         """The model is needed now: a warming under way is dropped, or waited for where it reads much."""
@@ -139,7 +158,8 @@ class Writer:
 
     async def take(self, step_index: int) -> Token:
         """The next token, now part of this writer's text."""
-        await self._follow()
+        if self._heard or self._warming is not None:
+            await self._follow()
         token = self._ahead.popleft() if self._ahead else await self._draw(step_index)
         if token.id >= 0:
             self._ids.append(token.id)
@@ -165,6 +185,8 @@ class Writer:
             self.usage.prompt_tokens += self._call.prompt_tokens
             self.usage.cached_tokens += self._call.cached_tokens
             self.usage.discarded_tokens += max(0, self._call.generated_tokens - self._taken_of_call)
+            self.usage.drafted_tokens += self._call.drafted_tokens
+            self.usage.accepted_tokens += self._call.accepted_tokens
 
     async def close(self) -> None:
         """Leave the engine alone for good."""
@@ -202,7 +224,8 @@ class Writer:
         """Models of a family may number the same tokens alike and pad their vocabularies differently."""
         if passage.ids is None or passage.vocabulary != self.facts.vocabulary:
             return False
-        return max(passage.ids, default=0) < self.facts.vocabulary_size
+        size = self.facts.vocabulary_size
+        return not size or max(passage.ids, default=0) < size
 
     async def _encode(self, text: str) -> None:
         if text:
@@ -212,24 +235,28 @@ class Writer:
 
     async def _draw(self, step_index: int) -> Token:
         if self._stream is None:
-            sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
-            self._call, self._taken_of_call = Usage(), 0
-            self._context = self._engine.generate(
-                self._ids,
-                sampling,
-                max_tokens=max(1, self._tokens_left),
-                top=self._top,
-                usage=self._call,
-                session=self._session,
-            )
-            self._stream = await self._context.__aenter__()
-            self._read_tokens = len(self._ids)
+            self._stream = await self._open(step_index)
         try:
             return await anext(self._stream)
         except StopAsyncIteration:
             raise EngineProtocolError(
                 f"{self._engine.name} ended a stream without saying why", engine=self._engine.name
             ) from None
+
+    async def _open(self, step_index: int) -> AsyncIterator[Token]:
+        sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
+        self._call, self._taken_of_call = Usage(), 0
+        self._context = self._engine.generate(
+            self._ids,
+            sampling,
+            max_tokens=max(1, self._tokens_left),
+            top=self._top,
+            usage=self._call,
+            session=self._session,
+        )
+        stream = await self._context.__aenter__()
+        self._read_tokens = len(self._ids)
+        return stream
 
     async def close_thought(self, lead: str) -> None:
         """Close the thought in this model's own tags: `lead`, closing tag, and what stands before the answer."""

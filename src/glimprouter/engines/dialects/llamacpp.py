@@ -5,13 +5,14 @@ Fields follow its tools/server/README.md; what that leaves open was found by req
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from msgspec import Struct, field
 from msgspec.json import Decoder
 
-from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, ModelInfo, Piece, Whole
+from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, LazyTop, ModelInfo, Piece, Recovery, Whole
 from glimprouter.flow.engine import Finish, Message, Sampling, Token
 
 _UINT32 = 0xFFFF_FFFF
@@ -22,11 +23,18 @@ class _Top(Struct, gc=False):
     logprob: float
 
 
-class _Prob(Struct):
+class _Prob(Struct, gc=False):
     id: int
     logprob: float
-    top_logprobs: list[_Top]
     token: str = ""
+
+
+class _TopProb(Struct):
+    top_logprobs: list[_Top]
+
+
+class _TopReply(Struct):
+    completion_probabilities: list[_TopProb]
 
 
 class _Progress(Struct, gc=False):
@@ -35,6 +43,8 @@ class _Progress(Struct, gc=False):
 
 class _Timings(Struct, gc=False):
     cache_n: int = 0
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 class _Completion(Struct):
@@ -46,6 +56,10 @@ class _Completion(Struct):
     completion_probabilities: list[_Prob] = field(default_factory=list)
     prompt_progress: _Progress | None = None
     stop_type: str = ""
+    timings: _Timings | None = None
+
+
+class _Timed(Struct):
     timings: _Timings | None = None
 
 
@@ -97,6 +111,8 @@ class _Models(Struct):
 
 
 _decode_completion = Decoder(_Completion).decode
+_decode_timed = Decoder(_Timed).decode
+_decode_tops = Decoder(_TopReply).decode
 _decode_final = Decoder(_Final).decode
 _FINISH: dict[str, Finish] = {"eos": "stop", "word": "stop", "limit": "length"}
 
@@ -138,25 +154,46 @@ def _completion_body(draw: Draw) -> dict[str, Any]:
     }
 
 
-def _read_completion(data: bytes) -> Event:
+def _top_at(place: int) -> Callable[[bytes], Sequence[tuple[int, float]]]:
+    return lambda data: tuple(
+        [(top.id, top.logprob) for top in _decode_tops(data).completion_probabilities[place].top_logprobs]
+    )
+
+
+_last_top = _top_at(-1)
+
+
+def _read_completion(data: bytes, draw: Draw) -> Event:
     """An event holds one token, or none: progress of the prompt (which carries a token 0 that nobody drew), the end."""
     reply = _decode_completion(data)
     if reply.prompt_progress is not None:
-        return Event([], None, None, reply.tokens_evaluated, reply.prompt_progress.cache)
+        return Event([], None, None, reply.tokens_evaluated, reply.prompt_progress.cache, last=False)
     if reply.stop:
         finish = _FINISH.get(reply.stop_type)
         if finish is None:
             raise ValueError(f"unknown stop_type {reply.stop_type!r}")
         cached = reply.timings.cache_n if reply.timings else None
         return Event([], reply.tokens_predicted, finish, reply.tokens_evaluated, cached)
-    return Event(_drawn(reply), reply.tokens_predicted)
+    return Event(_drawn(reply, data, draw.top), reply.tokens_predicted, last=False)
+
+
+def _speculating_body(draw: Draw) -> dict[str, Any]:
+    # Else the draft's account comes with the last event only, which a stream closed early never gets to see.
+    return _completion_body(draw) | {"timings_per_token": True}
+
+
+def _read_speculating(data: bytes, draw: Draw) -> Event:
+    event, timings = _read_completion(data, draw), _decode_timed(data).timings
+    if timings is not None:
+        event.drafted_tokens, event.accepted_tokens = timings.draft_n, timings.draft_n_accepted
+    return event
 
 
 def _whole_body(draw: Draw) -> dict[str, Any]:
     return _completion_body(draw) | {"stream": False, "return_progress": False}
 
 
-def _read_whole(data: bytes) -> Whole:
+def _read_whole(data: bytes, draw: Draw) -> Whole:
     """A token that ends within a character has no entry among the probabilities: `tokens` ends before the first one."""
     reply = _decode_completion(data)
     if reply.stop_type not in _FINISH:
@@ -164,14 +201,15 @@ def _read_whole(data: bytes) -> Whole:
     cached = reply.timings.cache_n if reply.timings else 0
     ids = reply.tokens[:-1] if reply.stop_type == "eos" else reply.tokens
     tokens = []
-    for id_, prob in zip(ids, reply.completion_probabilities, strict=False):
+    for place, (id_, prob) in enumerate(zip(ids, reply.completion_probabilities, strict=False)):
         if prob.id != id_:
             break
-        tokens.append(Token(id_, prob.token, prob.logprob, tuple([(top.id, top.logprob) for top in prob.top_logprobs])))
+        top = LazyTop(data, _top_at(place)) if draw.top else ()
+        tokens.append(Token(id_, prob.token, prob.logprob, top))
     return Whole(ids, reply.content, _FINISH[reply.stop_type], reply.tokens_evaluated, cached, tokens)
 
 
-def _drawn(reply: _Completion) -> list[Token]:
+def _drawn(reply: _Completion, data: bytes, top: int) -> list[Token]:
     if len(reply.tokens) != 1:
         raise ValueError(f"{len(reply.tokens)} ids in one event")
     if not reply.completion_probabilities:
@@ -179,7 +217,7 @@ def _drawn(reply: _Completion) -> list[Token]:
     prob = reply.completion_probabilities[-1]
     if prob.id != reply.tokens[0]:
         raise ValueError(f"log-probability of id {prob.id} beside id {reply.tokens[0]}")
-    return [Token(prob.id, reply.content, prob.logprob, tuple([(top.id, top.logprob) for top in prob.top_logprobs]))]
+    return [Token(prob.id, reply.content, prob.logprob, LazyTop(data, _last_top) if top else ())]
 
 
 def _top_after_body(ids: Sequence[int], top: int) -> dict[str, Any]:
@@ -189,7 +227,7 @@ def _top_after_body(ids: Sequence[int], top: int) -> dict[str, Any]:
 
 
 def _read_top_after(data: bytes) -> tuple[tuple[int, float], ...]:
-    return tuple((top.id, top.logprob) for top in _decode_completion(data).completion_probabilities[0].top_logprobs)
+    return tuple(_top_at(0)(data))
 
 
 def _read_prefill(data: bytes) -> None:
@@ -223,8 +261,10 @@ LLAMACPP = Dialect(
     prefill=Exchange("/completion", lambda ids: {"prompt": ids, "n_predict": 0, "cache_prompt": True}, _read_prefill),
     render=Exchange("/apply-template", _render_body, lambda data: Decoder(_Prompt).decode(data).prompt),
     tokenize=Exchange("/tokenize", _tokenize_body, lambda data: Decoder(_Ids).decode(data).tokens),
-    pieces=Exchange("/tokenize", lambda text: {"content": text, "with_pieces": True}, _read_pieces),
-    top_after=Exchange("/completion", _top_after_body, _read_top_after),
+    recovery=Recovery(
+        pieces=Exchange("/tokenize", lambda text: {"content": text, "with_pieces": True}, _read_pieces),
+        top_after=Exchange("/completion", _top_after_body, _read_top_after),
+    ),
     detokenize=Exchange(
         "/detokenize", lambda ids: {"tokens": ids}, lambda data: Decoder(_Content).decode(data).content
     ),
@@ -233,4 +273,12 @@ LLAMACPP = Dialect(
         Exchange("/v1/models", lambda: None, Decoder(_Models).decode),
     ),
     model_info=_llamacpp_info,
+    most_top=1000,
 )
+
+SPECULATING = replace(
+    LLAMACPP,
+    generate=Exchange("/completion", _speculating_body, _read_speculating),
+    most_top=0,  # a token that was proposed and accepted comes without log-probabilities
+)
+"""The same with a draft model beside the model."""

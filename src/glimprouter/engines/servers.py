@@ -1,0 +1,279 @@
+"""Opens the engine at an address: finds out what kind of server answers there, and what it can do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.json import Decoder
+
+from glimprouter.config import Model, Sampling
+from glimprouter.engines.dialects import Dialect, Exchange
+from glimprouter.engines.dialects.llamacpp import LLAMACPP
+from glimprouter.engines.dialects.openai import openai
+from glimprouter.engines.dialects.sglang import sglang
+from glimprouter.engines.dialects.vllm import METRICS, vllm
+from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
+from glimprouter.engines.pool import Pool
+from glimprouter.engines.text_mode import Pieces
+from glimprouter.engines.tokenizer_files import TokenizerFiles
+from glimprouter.errors import ContextError, EngineError, EngineTimeout, EngineUnavailable, InputError, ModelError
+from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
+
+DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
+BLOCK_TOKENS = 64
+"""Of a host that cannot stream."""
+
+
+class _Listed(Struct):
+    id: str
+    owned_by: str = ""
+    max_model_len: int | None = None
+
+
+class _List(Struct):
+    data: list[_Listed]
+
+
+class _SglangInfo(Struct):
+    model_path: str
+    tokenizer_path: str = ""
+
+
+_MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_List).decode(data).data)
+_SGLANG = Exchange("/get_model_info", lambda: None, Decoder(_SglangInfo).decode)
+_OWNERS = {"llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
+
+
+async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> HttpEngine:
+    """The engine at one address, once it has answered. Raises ModelError, naming `--{side}`, where it does not."""
+    if model.dialect not in DIALECTS:
+        raise ModelError(
+            f"--{side}: dialect is {model.dialect!r}; accepted: {', '.join(DIALECTS)}", field=f"{side}.dialect"
+        )
+    key = os.environ.get(model.key_variable or KEY_VARIABLE[side])
+    scout = HttpEngine(url, key=key, timeouts=timeouts)
+    try:
+        engine = await _Opening(scout, model, side).engine()
+        await engine.facts()
+    except EngineError as error:
+        raise ModelError(
+            f"--{side} {url}: no server that can be used: {error}; give the address of one (http://host:port) that is "
+            f"up, and its key, if it has one, in {model.key_variable or KEY_VARIABLE[side]}",
+            field=side,
+        ) from error
+    finally:
+        await scout.close()
+    return engine
+
+
+async def open_replicas(model: Model, *, side: str, timeouts: Timeouts | None = None) -> Pool:
+    """The engine over all addresses of a model. One that is down now is used when it has come up and proved the same.
+
+    Raises ModelError, naming `--{side}`, where none is up, and PairError where two serve different models.
+    """
+    urls = [url.rstrip("/") for url in model.at]
+    outcomes = await asyncio.gather(
+        *(open_server(url, model, side=side, timeouts=timeouts) for url in urls), return_exceptions=True
+    )
+    opened = [outcome for outcome in outcomes if isinstance(outcome, HttpEngine)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    unreachable = [error for error in failures if isinstance(error.__cause__, EngineUnavailable | EngineTimeout)]
+    if not opened or len(unreachable) < len(failures):
+        for engine in opened:
+            await engine.close()
+        raise next((error for error in failures if error not in unreachable), failures[0])
+    engines = [
+        outcome if isinstance(outcome, HttpEngine) else LateServer(url, model, side=side, timeouts=timeouts)
+        for url, outcome in zip(urls, outcomes, strict=True)
+    ]
+    pool = Pool(engines)
+    try:
+        await pool.facts()
+    except BaseException:
+        await pool.close()
+        raise
+    return pool
+
+
+class LateServer:
+    """A server that was down when the pair was opened: an engine as soon as it is up."""
+
+    def __init__(self, url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> None:
+        self.name = url
+        self._model = model
+        self._side = side
+        self._timeouts = timeouts
+        self._engine: HttpEngine | None = None
+
+    async def _there(self) -> HttpEngine:
+        if self._engine is None:
+            try:
+                self._engine = await open_server(self.name, self._model, side=self._side, timeouts=self._timeouts)
+            except ModelError as error:
+                raise EngineUnavailable(f"{self.name}: {error}", engine=self.name) from error
+        return self._engine
+
+    async def facts(self) -> EngineFacts:
+        return await (await self._there()).facts()
+
+    async def render(self, messages: Sequence[Message]) -> str:
+        return await (await self._there()).render(messages)
+
+    async def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return await (await self._there()).encode(text, special=special)
+
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        return await (await self._there()).encode_prompt(messages)
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        return await (await self._there()).decode(ids)
+
+    @asynccontextmanager
+    async def generate(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        top: int,
+        usage: Usage,
+        session: Session | None = None,
+    ) -> AsyncIterator[AsyncIterator[Token]]:
+        engine = await self._there()
+        async with engine.generate(
+            ids, sampling, max_tokens=max_tokens, top=top, usage=usage, session=session
+        ) as tokens:
+            yield tokens
+
+    async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
+        await (await self._there()).prefill(ids, session=session)
+
+    def leave(self, session: Session) -> None:
+        """Nothing is kept for an answer here."""
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+
+class _Opening:
+    """One address on the way to an engine. `scout` asks; the engine that is returned has its own connections."""
+
+    def __init__(self, scout: HttpEngine, model: Model, side: str) -> None:
+        self._scout = scout
+        self._model = model
+        self._side = side
+
+    async def engine(self) -> HttpEngine:
+        listed = await self._listed()
+        kind = self._model.dialect
+        if kind == "auto":
+            kind = _OWNERS.get(listed.owned_by, "openai")
+        if kind == "llamacpp":
+            return self._made(LLAMACPP, None)
+        if kind == "vllm":
+            return await self._vllm(listed)
+        if kind == "sglang":
+            return await self._sglang(listed)
+        return await self._openai(listed)
+
+    async def _listed(self) -> _Listed:
+        """The model asked for, or the first one that is served."""
+        models = await self._scout.exchange(_MODELS)
+        wanted = self._model.model
+        found = next((one for one in models if one.id == wanted), None) if wanted else next(iter(models), None)
+        if found is None:
+            names = ", ".join(one.id for one in models) or "none"
+            raise ModelError(f"--{self._side}: model is {wanted!r}; served there: {names}", field=f"{self._side}.model")
+        return found
+
+    def _made(self, dialect: Dialect, coder: Any, *, block_tokens: int = 0) -> HttpEngine:
+        return HttpEngine(
+            self._scout.url,
+            key=self._scout.key,
+            dialect=dialect,
+            timeouts=self._scout.timeouts,
+            coder=coder,
+            thought_format="" if self._model.thought_format == "auto" else self._model.thought_format,
+            block_tokens=block_tokens,
+        )
+
+    def _files(self) -> TokenizerFiles | None:
+        return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
+
+    async def _vllm(self, listed: _Listed) -> HttpEngine:
+        priorities = await self._takes_priorities(listed.id)
+        try:
+            block_tokens = await self._scout.exchange(METRICS)
+        except (EngineError, InputError):  # they may be closed to us
+            block_tokens = 16
+        dialect = vllm(listed.id, listed.max_model_len or 0, priorities=priorities, block_tokens=block_tokens)
+        return self._made(dialect, self._files())
+
+    async def _takes_priorities(self, name: str) -> bool:
+        """A server that does not schedule by priority takes the field and does nothing, or refuses it."""
+        body = {"model": name, "prompt": "a", "max_tokens": 1, "priority": 1}
+        try:
+            await self._scout.exchange(Exchange("/v1/completions", lambda: body, lambda data: data))
+        except (EngineError, InputError):
+            return False
+        return True
+
+    async def _sglang(self, listed: _Listed) -> HttpEngine:
+        info = await self._scout.exchange(_SGLANG)
+        files = self._files()
+        if files is None and info.tokenizer_path:
+            files = _files_here(Path(info.tokenizer_path), self._side)
+        if files is None:
+            raise ModelError(
+                f"--{self._side} {self._scout.url}: SGLang does not render a chat into ids for us; give the model's "
+                "tokenizer files with --tokenizer FOLDER",
+                field="tokenizer",
+            )
+        context = listed.max_model_len or 0
+        engine = self._made(sglang(listed.id, context, scaled=False), files)
+        if await _is_scaled(engine):
+            engine.dialect = sglang(listed.id, context, scaled=True)
+        return engine
+
+    async def _openai(self, listed: _Listed) -> HttpEngine:
+        files = self._files()
+        how = (
+            "prompts are sent as text, rendered with the tokenizer files given"
+            if files is not None
+            else "chats are sent as they are and continued from the assistant's turn; give the model's tokenizer files "
+            "with --tokenizer FOLDER to have prompts rendered here"
+        )
+        warning = f"{self._scout.url} takes no ids: {how}. What a model wrote is read again as text at every hand-over"
+        pieces = Pieces(files)
+        dialect = openai(listed.id, listed.max_model_len or 0, pieces, renders=files is not None, warnings=(warning,))
+        return self._made(dialect, pieces)
+
+
+def _files_here(folder: Path, side: str) -> TokenizerFiles | None:
+    """The files the server itself reads, where it runs on this machine."""
+    return TokenizerFiles(folder, side=side) if folder.is_dir() else None
+
+
+async def _is_scaled(engine: HttpEngine) -> bool:
+    """Whether the same prompt has other log-probabilities at another temperature."""
+    ids = await engine.encode("The answer is")
+    gaps = [await _gap_nats(engine, ids, temperature) for temperature in (1.0, 2.0)]
+    return abs(gaps[0] - gaps[1]) > 0.1 * abs(gaps[0])
+
+
+async def _gap_nats(engine: HttpEngine, ids: Sequence[int], temperature: float) -> float:
+    """Between the best token and the second best."""
+    sampling = Sampling(temperature=temperature, top_p=1.0)
+    try:
+        async with engine.generate(ids, sampling, max_tokens=1, top=2, usage=Usage()) as tokens:
+            top = (await anext(tokens)).top
+    except (StopAsyncIteration, ContextError):
+        return 0.0
+    return top[0][1] - top[1][1] if len(top) > 1 else 0.0
