@@ -99,8 +99,7 @@ class Prompter:
     async def open(self, request: Request) -> dict[Side, Prompt]:
         """The prompt of each model. Raises PairError, or ContextError where a model has no room left to write in."""
         for side in self._engines:
-            if side not in self._families:
-                self._families[side] = await _family_of(self._engines[side], side)
+            await self._family(side)
         small, large = self._families["small"], self._families["large"]
         if small.reads_like == large.reads_like:
             # One family: one rendering serves both.
@@ -110,6 +109,16 @@ class Prompter:
             *(self._engines[side].encode_prompt(request.messages) for side in self._families)
         )
         return {side: _opened(self._families[side], ids) for side, ids in zip(self._families, rendered, strict=True)}
+
+    async def open_side(self, side: Side, messages: Sequence[Message]) -> Prompt:
+        """The prompt of one model alone; the other is not asked anything. Raises what `open` raises."""
+        family = await self._family(side)
+        return _opened(family, await self._engines[side].encode_prompt(messages))
+
+    async def _family(self, side: Side) -> _Family:
+        if side not in self._families:
+            self._families[side] = await _family_of(self._engines[side], side)
+        return self._families[side]
 
 
 @dataclass(frozen=True, slots=True)
