@@ -13,7 +13,6 @@ from pathlib import Path
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Model, Routing, Side, named_model
 from glimprouter.engines import open_engine
 from glimprouter.engines.findings import Finding
-from glimprouter.engines.probe import screen
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
 from glimprouter.router import Router
@@ -127,6 +126,8 @@ async def open_sides(
 
 async def _screened(pair: Pair, routing: Routing) -> tuple[Finding, ...]:
     """What to be warned of. Raises PairError, with the finding's own words, for an engine that cannot do its part."""
+    from glimprouter.engines.probe import screen  # the pair that ships is not looked at, and should not pay for it
+
     glimpses = routing.policy == "glimpse"
     both = await asyncio.gather(
         screen(pair.small, "small", top=routing.glimpse_top if glimpses else 0), screen(pair.large, "large", top=0)
