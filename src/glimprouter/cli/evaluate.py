@@ -182,6 +182,7 @@ def _settings(wish: _Wish, pair: Pair) -> Settings:
         target_share=wish.target_share,
         routing=routing,
         sampling=wish.config.sampling,
+        speculate=wish.config.speculate,
     )
 
 

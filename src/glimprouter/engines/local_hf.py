@@ -135,7 +135,7 @@ class LocalHf:
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
         return await self._coding.encode(text, special=special)
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         return await self._coding.encode_prompt(messages)
 
     async def decode(self, ids: Sequence[int]) -> str:
