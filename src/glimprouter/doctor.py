@@ -66,6 +66,7 @@ async def diagnose(
     routing = routing or Routing()
     report = Report()
     subjects: dict[Side, Subject] = {}
+    glimpses = routing.policy == "glimpse"
     for side in SIDES:
         opened = engines[side]
         if isinstance(opened, Exception):
@@ -75,7 +76,7 @@ async def diagnose(
         report.findings += found
         top = routing.glimpse_top if side == "small" else 0
         for number, engine in enumerate(replicas):
-            subject = Subject(engine, side, top=top, clock=clock)
+            subject = Subject(engine, side, top=top, glimpses=glimpses, clock=clock)
             seen = await examine(subject, patience_s=patience_s)
             if number == 0:
                 report.findings += seen

@@ -130,7 +130,7 @@ async def _screened(pair: Pair, routing: Routing) -> tuple[Finding, ...]:
 
     glimpses = routing.policy == "glimpse"
     both = await asyncio.gather(
-        screen(pair.small, "small", top=routing.glimpse_top if glimpses else 0), screen(pair.large, "large", top=0)
+        screen(pair.small, "small", top=routing.glimpse_top, glimpses=glimpses), screen(pair.large, "large", top=0)
     )
     findings = (*both[0], *both[1])
     for finding in findings:

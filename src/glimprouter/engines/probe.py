@@ -40,12 +40,12 @@ RAW_WITHIN_NATS = 0.05
 """Batching and reduced precision move log-probabilities by less."""
 
 
-async def screen(engine: Engine, side: Side, *, top: int) -> list[Finding]:
+async def screen(engine: Engine, side: Side, *, top: int, glimpses: bool = True) -> list[Finding]:
     """The short examination: a prompt, a token, a text there and back. What is found to be well is left out.
 
     An engine that is merely busy, or away just now, is not unfit for that.
     """
-    subject = Subject(engine, side, top=top)
+    subject = Subject(engine, side, top=top, glimpses=glimpses)
     found: list[Finding] = []
     for check in (check_engine, check_call, check_ids):
         found += await _made(check, subject, away="warn")
@@ -143,8 +143,9 @@ async def _refused(subject: Subject, ids: Sequence[int], error: Exception) -> Fi
         except (EngineError, InputError):
             continue
         had = len(drawn.tokens[0].top) if drawn.tokens else 0
-        text = f"it refuses to give {subject.top} log-probabilities, but gives {had} ({error})"
-        return Finding("logprobs", "fail", subject.side, text, _more_logprobs(subject.top, had))
+        wanted, subject.top = subject.top, had  # so that the other checks can go on
+        text = f"it refuses to give {wanted} log-probabilities, but gives {had} ({error})"
+        return Finding("logprobs", "fail", subject.side, text, _more_logprobs(wanted, had))
     return Finding("call", "fail", subject.side, f"it refuses what the router sends: {error}")
 
 
@@ -164,7 +165,7 @@ def _logprobs(subject: Subject, tokens: Sequence[Token]) -> list[Finding]:
         return [
             Finding(
                 "logprobs",
-                "fail",
+                "fail" if subject.glimpses else "warn",
                 subject.side,
                 f"{len(top)} of {subject.top} log-probabilities come with a token: no entropy can be known",
                 f"start the server with log-probabilities allowed (vLLM: --max-logprobs {subject.top}), {policies}",
@@ -243,7 +244,7 @@ async def check_temperature(subject: Subject) -> list[Finding]:
     return [
         Finding(
             "temperature",
-            "fail" if subject.top else "note",
+            "fail" if subject.glimpses else "note",
             subject.side,
             f"log-probabilities change with the temperature, by up to {moved:.2f} nats: entropies would be wrong",
             "set SGLANG_RETURN_ORIGINAL_LOGPROB=1 where SGLang runs; ask other servers with --temperature 1 only",

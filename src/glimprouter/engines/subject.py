@@ -32,13 +32,22 @@ class Drawn:
 class Subject:
     """An engine on one side of a pair. `top`: how many log-probabilities the router asks of it with every token.
 
-    `clock` is in seconds.
+    `glimpses`: the router decides by them. `clock` is in seconds.
     """
 
-    def __init__(self, engine: Engine, side: Side, *, top: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        side: Side,
+        *,
+        top: int,
+        glimpses: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.engine = engine
         self.side: Side = side
         self.top = top
+        self.glimpses = glimpses and top > 0
         self.clock = clock
         self._prompter = Prompter(engine, engine)
         self._prompts: dict[str, list[int]] = {}
