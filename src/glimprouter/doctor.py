@@ -227,7 +227,8 @@ def propose_stays(report: Report) -> list[Finding]:
             report.proposed[name] = max(steps, report.proposed.get(name, 1))
         wanted = " and ".join(f"{name} = {steps}" for name, steps in stays.items())
         dear = (
-            f"{text}; some {cost_ms:,.0f} ms in a thought of {THOUGHT_TOKENS:,}, a step takes {mine.step_ms or 0:,.0f}"
+            f"{text}; in a thought of {THOUGHT_TOKENS:,} tokens that is some {cost_ms:,.0f} ms, "
+            f"and it writes a step in {mine.step_ms or 0:,.0f} ms"
         )
         found.append(Finding("reentry", "warn", side, dear, f"set {wanted} under [routing]"))
     return found
