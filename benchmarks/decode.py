@@ -56,7 +56,7 @@ async def main() -> None:
         for number in range(options.rounds + 1):
             for side, engine in engines.items():
                 assert isinstance(engine, HttpEngine)
-                _, ids = await engine.encode_prompt(prompt)
+                ids = await engine.encode_prompt(prompt)
                 for way in WAYS:
                     measured = await token_ms(engine, way, ids, options.tokens)
                     if number:  # the first round warms up

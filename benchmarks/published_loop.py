@@ -20,27 +20,36 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import aiohttp
 import orjson
 import uvloop
 
+from benchmarks.paced_gguf import write_paced_pair
 from benchmarks.report import key_values, save, table
-from glimprouter.config import SIDES, Routing, Sampling, Side
+from benchmarks.schedule import THRESHOLD_NATS
+from glimprouter.config import SIDES, Routing, Sampling, Side, model_at
 from glimprouter.engines.http import HttpEngine
+from glimprouter.engines.servers import open_server
 from glimprouter.evaluate.questions import draw
 from glimprouter.flow.answer import Started, StepFinished
 from glimprouter.flow.glimpse import entropy_of
 from glimprouter.flow.prompt import Prompter
 from glimprouter.flow.request import ask
 from glimprouter.flow.trace import Trace
-from glimprouter.pair import open_pair
+from glimprouter.pair import TINY_LARGE, TINY_SMALL, open_pair, profile_threshold
 from glimprouter.router import Router
+from tests.vllm.job import vllm_python
+from tests.vllm.server import serving as serving_vllm
 
 TOP = 20
 GREEDY = Sampling(temperature=0.0)
 STEP_TOKENS = 512
+PACED_THOUGHT_TOKENS = 800
 MOST_STEPS = 400
 BOUNDARY = "\n\n"
 CLOSE = "</think>"
@@ -302,7 +311,12 @@ async def tiny_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
 async def vllm_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
     """Two vLLM servers on the tiny pair: those given, or two of our own."""
     stack = AsyncExitStack()
-    small_url, large_url = await stack.enter_async_context(vllm_pair())
+    python = vllm_python()
+    if python is None:
+        raise SystemExit("vLLM is not set up; `make test-vllm` sets it up")
+    models = files("glimprouter.models")
+    wanted = [(Path(str(models / name)), name, 2048) for name in (TINY_SMALL, TINY_LARGE)]
+    small_url, large_url = stack.enter_context(serving_vllm(*wanted, python=str(python)))
     small = await open_server(small_url, model_at(small_url), side="small")
     stack.push_async_callback(small.close)
     large = await open_server(large_url, model_at(large_url), side="large")
@@ -314,16 +328,31 @@ async def vllm_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
     return stack, Contest("vllm", small, large, wires, questions, threshold)
 
 
+async def paced_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
+    """Two llama.cpp servers on models of about 5 and 25 ms a token that write a recorded schedule."""
+    stack = AsyncExitStack()
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    small_path, large_path, _ = write_paced_pair(folder, thought_tokens=PACED_THOUGHT_TOKENS)
+    pair = await stack.enter_async_context(open_pair(str(small_path), str(large_path)))
+    assert isinstance(pair.small, HttpEngine)
+    assert isinstance(pair.large, HttpEngine)
+    wires: dict[Side, Wire] = {side: LlamacppWire() for side in SIDES}
+    return stack, Contest("llamacpp", pair.small, pair.large, wires, questions[:1], THRESHOLD_NATS)
+
+
+CONTESTS = {"vllm": vllm_contest, "llamacpp-tiny": tiny_contest, "llamacpp": paced_contest}
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", action="append", choices=["llamacpp-tiny"])
+    parser.add_argument("--engine", action="append", choices=list(CONTESTS))
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     results = []
-    for _ in options.engine or ["llamacpp-tiny"]:
-        questions = [problem.question for problem in draw("report", options.questions)]
-        stack, contest = await tiny_contest(questions)
+    questions = [problem.question for problem in draw("report", options.questions)]
+    for name in options.engine or CONTESTS:
+        stack, contest = await CONTESTS[name](questions)
         async with stack:
             await contest.run(options.rounds)
         results.append(contest.figures())

@@ -21,6 +21,9 @@ SIDES: tuple[Side, Side] = ("small", "large")
 PUBLISHED_THRESHOLD_NATS = 0.9
 """The paper's tau. It does not travel between pairs: calibrate."""
 
+SURE_DRAFT = 0.75
+"""A draft model stops proposing where its likeliest token is less probable than this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -82,7 +85,7 @@ class Routing:
     loop_repeats: int = 3
     overlap: bool = True
     warm: bool = True
-    warm_every_tokens: int = 48
+    warm_every_tokens: int = 24
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
 
@@ -113,7 +116,7 @@ class Model:
     tokenise nothing themselves. `thought_format` is how it opens and closes a thought, where its template does not
     tell. `key_variable` names the environment variable that holds the servers' key (empty: GLIMPROUTER_SMALL_KEY or
     GLIMPROUTER_LARGE_KEY).
-    `speculate`: how many tokens a draft model proposes at a time (0: none); local engines only.
+    `speculate`: how many tokens the small model proposes to the large one at a time (0: none); both run here then.
     """
 
     at: tuple[str, ...]
@@ -145,13 +148,17 @@ def named_model(text: str, names: dict[str, str | Model]) -> Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
-    reads, a table is a `Model`."""
+    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say."""
 
     small: str | None = None
     large: str | None = None
+    speculate: int = 0
     models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
     sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        _number("speculate", self.speculate, 0, 64)
 
 
 def load_config(path: Path) -> Config:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 
-from glimprouter.config import model_at
+from glimprouter.config import Model
 from glimprouter.engines.dialects.openai import openai
 from glimprouter.engines.dialects.sglang import sglang
 from glimprouter.engines.http import HttpEngine
@@ -19,10 +20,14 @@ from glimprouter.engines.local_gguf import LocalGguf
 from glimprouter.engines.servers import open_server
 from glimprouter.engines.text_mode import Pieces
 from tests.engines.bigram_gguf import Table, write_bigram_gguf
+from tests.engines.bigram_hf import write_bigram_hf
 from tests.engines.fake_model import Bigram, BigramCoder, serving
 from tests.engines.fake_openai import openai_app
 from tests.engines.fake_sglang import sglang_app
-from tests.engines.fake_vllm import vllm_app
+from tests.engines.fake_vllm import VllmHost
+
+if TYPE_CHECKING:
+    from glimprouter.engines.local_hf import LocalHf
 
 
 class Servers:
@@ -77,9 +82,11 @@ class Fakes:
     async def serve(self, app: web.Application) -> str:
         return await self._stack.enter_async_context(serving(app))
 
-    async def vllm(self, model: Bigram, **options: Any) -> HttpEngine:
+    async def vllm(self, host: Bigram | VllmHost, **settings: Any) -> HttpEngine:
         """Found by asking."""
-        return self._kept(await open_server(await self.serve(vllm_app(model, **options)), model_at("-"), side="small"))
+        app = (VllmHost(host) if isinstance(host, Bigram) else host).app()
+        model = Model((await self.serve(app),), **settings)
+        return self._kept(await open_server(model.at[0], model, side="small"))
 
     async def sglang(self, model: Bigram, *, scaled: bool = False, **options: Any) -> HttpEngine:
         url = await self.serve(sglang_app(model, scaled=scaled, **options))
@@ -101,3 +108,36 @@ class Fakes:
 async def fakes() -> AsyncIterator[Fakes]:
     async with AsyncExitStack() as stack:
         yield Fakes(stack)
+
+
+class Folders:
+    """Models by their table, run by transformers; a test that asks for one is skipped where that is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: list[LocalHf] = []
+
+    async def open(
+        self, table: Table, *, draft: Table | None = None, context_tokens: int = 512, **options: Any
+    ) -> LocalHf:
+        for package in ("torch", "transformers"):
+            if find_spec(package) is None:
+                pytest.skip(f"{package} is not installed")
+        from glimprouter.engines.local_hf import LocalHf
+
+        at = self._folder / str(len(self._opened)) / "bigram"
+        path = write_bigram_hf(at, table, context_tokens=context_tokens)
+        second = write_bigram_hf(at / "draft", draft, context_tokens=context_tokens) if draft is not None else None
+        self._opened.append(await LocalHf.open(path, draft=second, **options))
+        return self._opened[-1]
+
+    async def close(self) -> None:
+        for engine in self._opened:
+            await engine.close()
+
+
+@pytest.fixture
+async def folders(tmp_path: Path) -> AsyncIterator[Folders]:
+    made = Folders(tmp_path)
+    yield made
+    await made.close()

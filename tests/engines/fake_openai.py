@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -75,7 +75,7 @@ def openai_app(
     logprobs: bool = True,
     streams: bool = True,
     continues: bool = True,
-    seen: list[web.Request] | None = None,
+    seen: list[tuple[dict[str, Any], Mapping[str, str]]] | None = None,
 ) -> web.Application:
     """`logprobs`, `streams`, `continues` (the assistant's turn): what the host can do."""
 
@@ -97,9 +97,11 @@ def openai_app(
 
     async def answer(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
         if seen is not None:
-            seen.append(request)
+            seen.append((asked, request.headers))
         if len(asked["ids"]) >= model.context_tokens:
-            said = f"This model's maximum context length is {model.context_tokens} tokens, yours are {len(asked['ids'])}"
+            said = (
+                f"This model's maximum context length is {model.context_tokens} tokens, yours are {len(asked['ids'])}"
+            )
             error = {"message": said, "type": "invalid_request_error", "code": "context_length_exceeded"}
             return web.json_response({"error": error}, status=400)
         if not logprobs:

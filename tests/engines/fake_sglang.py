@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -60,7 +60,7 @@ def sglang_app(
     scaled: bool = False,
     incremental: bool = False,
     seeds: bool = True,
-    seen: list[web.Request] | None = None,
+    seen: list[tuple[dict[str, Any], Mapping[str, str]]] | None = None,
 ) -> web.Application:
     """`scaled`: log-probabilities are of the distribution after the temperature, as they are by default."""
 
@@ -72,9 +72,9 @@ def sglang_app(
         return web.json_response({"model_path": "/nowhere/fake", "tokenizer_path": "/nowhere/fake"})
 
     async def generate(request: web.Request) -> web.StreamResponse:
-        if seen is not None:
-            seen.append(request)
         asked = await request.json()
+        if seen is not None:
+            seen.append((asked, request.headers))
         sampling = asked["sampling_params"]
         length, most = len(asked["input_ids"]), model.context_tokens
         if length >= most:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -60,69 +61,70 @@ class VllmSpeech:
         return usage | ({"prompt_tokens_details": {"cached_tokens": self._cached}} if details else {})
 
 
-def vllm_app(
-    model: Bigram,
-    behave: Behaviour | None = None,
-    *,
-    max_logprobs: int = 20,
-    priorities: bool = True,
-    tokenizes: bool = True,
-    token_ids: bool = True,
-    seen: list[web.Request] | None = None,
-) -> web.Application:
-    """`behave` takes the place of streaming; `seen` collects the requests for completions."""
+@dataclass
+class VllmHost:
+    """`behave` takes the place of streaming; `seen` collects what completions were asked for, and the headers."""
 
-    async def models(request: web.Request) -> web.Response:
-        entry = {"id": MODEL, "object": "model", "owned_by": "vllm", "max_model_len": model.context_tokens}
+    model: Bigram
+    behave: Behaviour | None = None
+    max_logprobs: int = 20
+    priorities: bool = True
+    tokenizes: bool = True
+    token_ids: bool = True
+    seen: list[tuple[dict[str, Any], Mapping[str, str]]] = field(default_factory=list)
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_post("/v1/completions", self.completions)
+        if self.tokenizes:
+            app.router.add_post("/tokenize", self.tokenize)
+            app.router.add_post("/detokenize", self.detokenize)
+        return app
+
+    async def models(self, request: web.Request) -> web.Response:
+        entry = {"id": MODEL, "object": "model", "owned_by": "vllm", "max_model_len": self.model.context_tokens}
         return web.json_response({"object": "list", "data": [entry]})
 
-    async def tokenize(request: web.Request) -> web.Response:
+    async def tokenize(self, request: web.Request) -> web.Response:
         asked = await request.json()
-        text = model.render(asked["messages"]) if "messages" in asked else asked["prompt"]
-        ids = model.encode(text)
-        return web.json_response({"count": len(ids), "max_model_len": model.context_tokens, "tokens": ids})
+        text = self.model.render(asked["messages"]) if "messages" in asked else asked["prompt"]
+        ids = self.model.encode(text)
+        return web.json_response({"count": len(ids), "max_model_len": self.model.context_tokens, "tokens": ids})
 
-    async def detokenize(request: web.Request) -> web.Response:
-        return web.json_response({"prompt": model.decode((await request.json())["tokens"])})
+    async def detokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"prompt": self.model.decode((await request.json())["tokens"])})
 
-    async def completions(request: web.Request) -> web.StreamResponse:
-        if seen is not None:
-            seen.append(request)
+    async def completions(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
+        self.seen.append((asked, request.headers))
         if isinstance(asked["prompt"], str):
-            asked["prompt"] = model.encode(asked["prompt"])
-        problem = refusal(asked)
+            asked["prompt"] = self.model.encode(asked["prompt"])
+        problem = self.refusal(asked)
         if problem:
             error = {"message": problem, "type": "BadRequestError", "param": None, "code": 400}
             return web.json_response({"error": error}, status=400)
-        speech = VllmSpeech(asked, model)
+        speech = VllmSpeech(asked, self.model)
         ways = {"max_tokens": asked["max_tokens"], "top": asked.get("logprobs") or 0, "scale": 1.0}
         if not asked.get("stream"):
-            reply = whole(speech, model, asked["prompt"], **ways)
-            if not token_ids:
+            reply = whole(speech, self.model, asked["prompt"], **ways)
+            if not self.token_ids:
                 del reply["choices"][0]["token_ids"]
             return web.json_response(reply)
         wire = Wire(request, speech)
-        await (behave(wire) if behave else speak(wire, model, asked["prompt"], **ways))
+        await (self.behave(wire) if self.behave else speak(wire, self.model, asked["prompt"], **ways))
         return wire.reply
 
-    def refusal(asked: dict[str, Any]) -> str:
-        if (asked.get("logprobs") or 0) > max_logprobs:
-            return f"Requested sample logprobs of {asked['logprobs']}, which is greater than max allowed: {max_logprobs}"
-        if "priority" in asked and not priorities:
+    def refusal(self, asked: dict[str, Any]) -> str:
+        if (asked.get("logprobs") or 0) > self.max_logprobs:
+            asks = asked["logprobs"]
+            return f"Requested sample logprobs of {asks}, which is greater than max allowed: {self.max_logprobs}"
+        if "priority" in asked and not self.priorities:
             return f"Got priority {asked['priority']} but Priority scheduling is not enabled."
-        length, most = len(asked["prompt"]), model.context_tokens
+        length, most = len(asked["prompt"]), self.model.context_tokens
         if length > most:
             return (
                 f"This model's maximum context length is {most} tokens. However, your prompt contains {length} input "
                 "tokens, which exceeds this limit even without any output tokens."
             )
         return ""
-
-    app = web.Application(client_max_size=2**26)
-    app.router.add_get("/v1/models", models)
-    app.router.add_post("/v1/completions", completions)
-    if tokenizes:
-        app.router.add_post("/tokenize", tokenize)
-        app.router.add_post("/detokenize", detokenize)
-    return app

@@ -9,7 +9,7 @@ from glimprouter.pair import open_pair
 async def test_a_blocking_call_gives_what_the_stream_gives() -> None:
     async with open_pair(exact=True) as pair:
         assert isinstance(pair.small, HttpEngine)
-        _, prompt = await pair.small.encode_prompt([{"role": "user", "content": "Solve for x: 7*x + 5 = 61"}])
+        prompt = await pair.small.encode_prompt([{"role": "user", "content": "Solve for x: 7*x + 5 = 61"}])
         for max_tokens in (5, 300):
             sampling = Sampling(temperature=0.0)
             async with pair.small.generate(prompt, sampling, max_tokens=max_tokens, top=0, usage=Usage()) as tokens:

@@ -360,7 +360,9 @@ async def test_a_server_of_another_kind_is_refused_by_name() -> None:
 
 
 async def test_what_is_neither_address_nor_file_is_refused_with_what_is_accepted() -> None:
-    with pytest.raises(ModelError, match=r"--small qwen: no such file; give a GGUF file, or the address"):
+    with pytest.raises(
+        ModelError, match=r"--small qwen: no such file; give a GGUF file, a Hugging Face folder, or the address"
+    ):
         await open_engine(model_at("qwen"), side="small")
 
 

@@ -158,7 +158,7 @@ async def test_other_control_tokens_within_a_thought_show_nothing(servers: Serve
 async def test_bos_begins_a_prompt_and_no_other_text(servers: Servers) -> None:
     engine = await servers.serve(chain(b"a", b"b"), bos=True)
     for said in ("hi", "hi</think>"):
-        _, ids = await engine.encode_prompt([{"role": "user", "content": said}])
+        ids = await engine.encode_prompt([{"role": "user", "content": said}])
         assert ids[0] == PIECES.index(b"<bos>")
         assert ids.count(ids[0]) == 1
     assert PIECES.index(b"<bos>") not in await engine.encode("hi")
@@ -171,10 +171,10 @@ async def test_thoughts_of_earlier_turns_are_not_said_again(servers: Servers) ->
         {"role": "assistant", "content": "<think>\nhm\n</think>\n\nyes"},
         {"role": "user", "content": "\ue000 why"},
     ]
-    text, ids = await engine.encode_prompt(turns)
+    text = await engine.decode(await engine.encode_prompt(turns))
     assert "assistant\nyes<|im_end|>" in text
     assert "\ue000 why" in text
-    assert await engine.decode(ids) == text
+    assert text == await engine.render(turns)
 
 
 async def test_a_template_never_sees_a_tag_that_a_user_wrote(servers: Servers) -> None:

@@ -115,7 +115,7 @@ async def test_with_one_call_in_ten_failing_999_of_1000_answers_end_with_the_tex
 
 async def test_a_fault_in_mid_stream_loses_no_token_and_gives_none_twice() -> None:
     vocabulary, chance = Vocabulary(), random.Random(3)
-    _, ids = await Flaky("x", vocabulary, chance).encode_prompt([{"role": "user", "content": "Why?"}])
+    ids = await Flaky("x", vocabulary, chance).encode_prompt([{"role": "user", "content": "Why?"}])
     whole = await draw(Flaky("x", vocabulary, chance), ids)
     for seed in range(40):
         flaky = [Flaky(f"r{n}", vocabulary, random.Random(seed + n), 0.5) for n in range(2)]

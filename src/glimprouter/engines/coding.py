@@ -52,17 +52,16 @@ class Coding:
             ids += await self._coder.tokenize(part, special=False)
         return ids
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         messages = [without_thought(message) for message in messages]
         if not await self._control_tokens(_contents(messages)):
             ids = await self._coder.chat_ids(messages)
             if ids is not None:
-                return await self._coder.detokenize(ids), ids
-        parts = await self._render(messages)
+                return ids
         ids = []
-        for index, part in enumerate(parts):
+        for index, part in enumerate(await self._render(messages)):
             ids += await self._coder.tokenize(part, special=True, begin=index == 0)
-        return "".join(parts), ids
+        return ids
 
     async def decode(self, ids: Sequence[int]) -> str:
         return await self._coder.detokenize(list(ids))

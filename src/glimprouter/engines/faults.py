@@ -11,7 +11,7 @@ _PROMPT_TOKENS = re.compile(
     r"prompt contains (?:at least )?(\d+)|\((\d+) tokens\) is longer|\((\d+) in the messages|\(length (\d+)\) is longer"
 )
 _CONTEXT_TOKENS = re.compile(
-    r"maximum context length is (\d+)|context length \((\d+)|maximum model length of (\d+)|maximum allowed length \((\d+)"
+    r"maximum context length is (\d+)|context length \((\d+)|maximum model length of (\d+)|allowed length \((\d+)"
 )
 
 
@@ -67,9 +67,7 @@ def _flat_fault(data: bytes) -> Fault | None:
     except msgspec.DecodeError:
         return None
     message = told.detail or (told.message if told.object == "error" else "")
-    return (
-        Fault(message, "", _number(_PROMPT_TOKENS, message), _number(_CONTEXT_TOKENS, message)) if message else None
-    )
+    return Fault(message, "", _number(_PROMPT_TOKENS, message), _number(_CONTEXT_TOKENS, message)) if message else None
 
 
 def _number(pattern: re.Pattern[str], said: str) -> int:

@@ -114,6 +114,7 @@ class HttpEngine:
                 chat_template=template,
                 most_top=dialect.most_top,
                 takes_ids=dialect.takes_ids,
+                cache_block_tokens=info.cache_block_tokens,
                 warnings=tuple(warnings),
                 thought_format=self._thought_format,
             )
@@ -136,7 +137,7 @@ class HttpEngine:
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
         return await self._coding.encode(text, special=special)
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         return await self._coding.encode_prompt(messages)
 
     async def decode(self, ids: Sequence[int]) -> str:

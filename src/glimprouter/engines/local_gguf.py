@@ -13,6 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
+from glimprouter.config import SURE_DRAFT
+from glimprouter.engines.dialects import Dialect
+from glimprouter.engines.dialects.llamacpp import LLAMACPP, SPECULATING
 from glimprouter.engines.gguf_file import Scalar, read_metadata
 from glimprouter.engines.http import HttpEngine, Timeouts
 from glimprouter.errors import EngineError, EngineUnavailable, ModelError
@@ -33,8 +36,18 @@ _CHILD = Path(__file__).with_name("local_gguf_child.py")
 class LocalGguf(HttpEngine):
     """An engine whose server is ours: it starts with `start` and ends with `close`, or with this process."""
 
-    def __init__(self, url: str, *, name: str, key: str, process: Process, timeouts: Timeouts | None = None) -> None:
-        super().__init__(url, name=name, key=key, timeouts=timeouts)
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        key: str,
+        process: Process,
+        dialect: Dialect = LLAMACPP,
+        timeouts: Timeouts | None = None,
+        thought_format: str = "",
+    ) -> None:
+        super().__init__(url, name=name, key=key, dialect=dialect, timeouts=timeouts, thought_format=thought_format)
         self._process = process
 
     @classmethod
@@ -49,12 +62,20 @@ class LocalGguf(HttpEngine):
         threads: int | None = None,
         gpu_layers: int = ALL_THAT_FIT,
         timeouts: Timeouts | None = None,
+        draft: Path | None = None,
+        speculate: int = 0,
+        thought_format: str = "",
     ) -> LocalGguf:
         """Serve a file. Raises ModelError, which names `--{side}`, where it cannot be served.
 
         `parallel` answers at once have `context_tokens` each, at most what the model was trained for. `exact` computes
         attention and keeps the cache in float32. Threads: one for a tiny model, else half of what this process may use.
+        `draft` is a smaller model of the same vocabulary, which proposes `speculate` tokens at a time; it is loaded for
+        this engine alone, and log-probabilities are not to be had then.
         """
+        speculates = draft is not None and speculate > 0
+        if draft is not None and speculates:
+            _checked(draft, side)
         context = min(context_tokens, _trained_context(_checked(path, side)) or context_tokens)
         tiny = _is_tiny(path)
         key = secrets.token_urlsafe(24)
@@ -69,6 +90,10 @@ class LocalGguf(HttpEngine):
             "gpu_layers": gpu_layers,
             "exact": exact,
             "warmup": not tiny,
+            "draft": str(draft) if speculates else None,
+            "speculate": speculate,
+            "sure": SURE_DRAFT,
+            "draft_threads": threads or (1 if draft is None or _is_tiny(draft) else max(1, _processors() // 2)),
         }
         process = Process(settings)
         try:
@@ -79,7 +104,16 @@ class LocalGguf(HttpEngine):
                     "give another GGUF file, or fetch this one again",
                     field=side,
                 )
-            engine = cls(url, name=path.stem, key=key, process=process, timeouts=timeouts)
+            dialect = SPECULATING if speculates else LLAMACPP
+            engine = cls(
+                url,
+                name=path.stem,
+                key=key,
+                process=process,
+                dialect=dialect,
+                timeouts=timeouts,
+                thought_format=thought_format,
+            )
             await engine.facts()
         except BaseException:
             await process.end()

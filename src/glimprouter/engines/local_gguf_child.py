@@ -74,6 +74,14 @@ def _parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     params.cache_idle_slots = False
     params.prefill_assistant = False
     params.ctx_shift = False
+    if settings["draft"]:
+        draft = params.speculative.draft
+        draft.mparams.path = settings["draft"]
+        draft.n_max = settings["speculate"]
+        draft.p_min = settings["sure"]
+        draft.n_gpu_layers = settings["gpu_layers"]
+        draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = settings["draft_threads"]
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
     if settings["exact"]:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

@@ -91,6 +91,11 @@ class Pool:
         self._check = asyncio.Lock()
 
     @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The replicas themselves, in the order given."""
+        return tuple(one.engine for one in self._replicas.values())
+
+    @property
     def replicas(self) -> tuple[ReplicaState, ...]:
         return tuple(
             ReplicaState(one.name, one.breaker.state, self._places.answers_on(one.name), one.succeeded, one.failed)
@@ -143,7 +148,7 @@ class Pool:
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
         return await self._anywhere(lambda engine: engine.encode(text, special=special))
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         return await self._anywhere(lambda engine: engine.encode_prompt(messages))
 
     async def decode(self, ids: Sequence[int]) -> str:

@@ -147,14 +147,14 @@ class ScriptedEngine:
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
         return self._vocabulary.encode(text, special=special)
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         encode = self._vocabulary.encode
         ids: list[int] = []
         for message in messages:
             ids += encode(f"<|im_start|>{message['role']}\n", special=True)
             ids += encode(message["content"], special=False)
             ids += encode("<|im_end|>\n", special=True)
-        return await self.render(messages), ids + encode(_WRITING + _OPENINGS[self._opening], special=True)
+        return ids + encode(_WRITING + _OPENINGS[self._opening], special=True)
 
     async def decode(self, ids: Sequence[int]) -> str:
         return self._vocabulary.decode(ids)

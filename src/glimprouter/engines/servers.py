@@ -17,7 +17,7 @@ from glimprouter.engines.dialects import Dialect, Exchange
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.dialects.openai import openai
 from glimprouter.engines.dialects.sglang import sglang
-from glimprouter.engines.dialects.vllm import vllm
+from glimprouter.engines.dialects.vllm import METRICS, vllm
 from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
 from glimprouter.engines.pool import Pool
 from glimprouter.engines.text_mode import Pieces
@@ -128,7 +128,7 @@ class LateServer:
     async def encode(self, text: str, *, special: bool = False) -> list[int]:
         return await (await self._there()).encode(text, special=special)
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         return await (await self._there()).encode_prompt(messages)
 
     async def decode(self, ids: Sequence[int]) -> str:
@@ -208,20 +208,22 @@ class _Opening:
         return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
 
     async def _vllm(self, listed: _Listed) -> HttpEngine:
-        context = listed.max_model_len or 0
-        engine = self._made(vllm(listed.id, context, priorities=True), self._files())
-        if not await self._takes_priorities(listed.id, context):
-            engine.dialect = vllm(listed.id, context, priorities=False)
-        return engine
+        priorities = await self._takes_priorities(listed.id)
+        try:
+            block_tokens = await self._scout.exchange(METRICS)
+        except (EngineError, InputError):  # they may be closed to us
+            block_tokens = 16
+        dialect = vllm(listed.id, listed.max_model_len or 0, priorities=priorities, block_tokens=block_tokens)
+        return self._made(dialect, self._files())
 
-    async def _takes_priorities(self, name: str, context_tokens: int) -> bool:
+    async def _takes_priorities(self, name: str) -> bool:
         """A server that does not schedule by priority takes the field and does nothing, or refuses it."""
         body = {"model": name, "prompt": "a", "max_tokens": 1, "priority": 1}
         try:
             await self._scout.exchange(Exchange("/v1/completions", lambda: body, lambda data: data))
         except (EngineError, InputError):
             return False
-        return context_tokens >= 0
+        return True
 
     async def _sglang(self, listed: _Listed) -> HttpEngine:
         info = await self._scout.exchange(_SGLANG)

@@ -42,6 +42,7 @@ class Stream:
         self._most_id = most_id(vocabulary_size)
         self._ids: list[int] = []
         self._leg_start = 0
+        self._drafted_before = (0, 0)
         self._spare_tokens = 0
         self._restarts = 0
         self._ready: deque[Token] = deque()
@@ -79,6 +80,7 @@ class Stream:
         self._usage.requests += 1
         await self._connection.open(self._next_leg())
         self._leg_start = len(self._ids)
+        self._drafted_before = (self._usage.drafted_tokens, self._usage.accepted_tokens)
 
     def _next_leg(self) -> Draw:
         if not self._restarts:
@@ -93,8 +95,7 @@ class Stream:
         self._connection.close()
 
     async def _take_event(self, event: Event) -> None:
-        if self._restarts == 0:
-            self._note_usage(event)
+        self._note_usage(event)
         missing = 0
         if event.drawn is not None:
             missing = event.drawn - (len(self._ids) - self._leg_start) - len(event.tokens)
@@ -117,6 +118,12 @@ class Stream:
             self._end(self._ending, missing)
 
     def _note_usage(self, event: Event) -> None:
+        if event.drafted_tokens:
+            drafted, accepted = self._drafted_before
+            self._usage.drafted_tokens = drafted + event.drafted_tokens
+            self._usage.accepted_tokens = accepted + event.accepted_tokens
+        if self._restarts:
+            return
         if event.prompt_tokens is not None:
             self._usage.prompt_tokens = event.prompt_tokens
         if event.cached_tokens is not None:

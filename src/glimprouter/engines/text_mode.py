@@ -136,11 +136,10 @@ class Pieces:
     async def render(self, messages: Sequence[Message]) -> str:
         return "".join(await self._rendered(messages))
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         if self._files is None:
-            return "", [await self._remembered(messages)]
-        parts = await self._rendered(messages)
-        return "".join(parts), self._numbered(parts)
+            return [await self._remembered(messages)]
+        return self._numbered(await self._rendered(messages))
 
     async def _rendered(self, messages: Sequence[Message]) -> list[str]:
         """The rendered chat in parts, cut inside each control token in somebody's text."""

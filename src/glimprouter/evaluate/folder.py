@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     target_share: float = 0.25
     routing: Routing
     sampling: Sampling
+    speculate: int = 0
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

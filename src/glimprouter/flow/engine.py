@@ -47,10 +47,11 @@ class Completion:
 class EngineFacts:
     """What an engine says of its model. `vocabulary` is a fingerprint: equal ones exchange ids instead of text.
 
-    `chat_template` is empty where a server does not tell it. `most_top` is how many log-probabilities a token may
-    carry; without any the model cannot be the one that glimpses. Without `takes_ids` a server is spoken to in text, and
-    its ids are our own numbers for the pieces of text seen. `vocabulary_size` is 0 where nobody tells it. `warnings`
-    say what is amiss but does no great harm. `thought_format` names one of `prompt.FORMATS` where the user told it.
+    `vocabulary_size` is 0 and `chat_template` empty where a server does not tell them. `most_top` is how many
+    log-probabilities a token may carry; without any the model cannot be the one that glimpses. Without `takes_ids` a
+    server is spoken to in text, and its ids are our own numbers for the pieces of text seen. Prefixes are cached in
+    whole blocks of `cache_block_tokens`. `warnings` say what is amiss but does no great harm. `thought_format` names
+    one of `prompt.FORMATS` where the user told it.
     """
 
     model: str
@@ -60,6 +61,7 @@ class EngineFacts:
     chat_template: str
     most_top: int = 20
     takes_ids: bool = True
+    cache_block_tokens: int = 1
     warnings: tuple[str, ...] = ()
     thought_format: str = ""
 
@@ -78,12 +80,15 @@ class Usage:
 
     `cached_tokens` of the prompt were not processed again. `generated_tokens` counts every token that arrived, also
     those that nobody took from the stream. `requests` counts what was sent for the call, repetitions included.
+    `accepted_tokens` of the `drafted_tokens` that a draft model proposed were right; 0 where an engine does not tell.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
     requests: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine(Protocol):
@@ -105,8 +110,8 @@ class Engine(Protocol):
         """Ids of a text, without BOS; `special` lets control tokens in the text become themselves."""
         ...
 
-    async def encode_prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        """Rendered chat and its ids (with BOS where the model wants one); control tokens written by users stay text."""
+    async def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the rendered chat, with BOS where the model wants one; control tokens written by users stay text."""
         ...
 
     async def decode(self, ids: Sequence[int]) -> str: ...

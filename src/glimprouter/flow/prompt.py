@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glimprouter.config import Side
-from glimprouter.errors import ContextError, PairError
-from glimprouter.flow.engine import Engine, EngineFacts
+from glimprouter.errors import ContextError, EngineError, InputError, PairError
+from glimprouter.flow.engine import Engine, EngineFacts, Message
 from glimprouter.flow.request import Request
 
 
@@ -98,20 +99,26 @@ class Prompter:
     async def open(self, request: Request) -> dict[Side, Prompt]:
         """The prompt of each model. Raises PairError, or ContextError where a model has no room left to write in."""
         for side in self._engines:
-            if side not in self._families:
-                self._families[side] = await _family_of(self._engines[side], side)
+            await self._family(side)
         small, large = self._families["small"], self._families["large"]
-        if small.facts.chat_template == large.facts.chat_template and small.control_ids == large.control_ids:
+        if small.reads_like == large.reads_like:
             # One family: one rendering serves both.
-            text, ids = await self._engines["small"].encode_prompt(request.messages)
-            return {"small": _opened(small, text, ids), "large": _opened(large, text, ids)}
+            ids = await self._engines["small"].encode_prompt(request.messages)
+            return {"small": _opened(small, ids), "large": _opened(large, ids)}
         rendered = await asyncio.gather(
             *(self._engines[side].encode_prompt(request.messages) for side in self._families)
         )
-        return {
-            side: _opened(self._families[side], text, ids)
-            for side, (text, ids) in zip(self._families, rendered, strict=True)
-        }
+        return {side: _opened(self._families[side], ids) for side, ids in zip(self._families, rendered, strict=True)}
+
+    async def open_side(self, side: Side, messages: Sequence[Message]) -> Prompt:
+        """The prompt of one model alone; the other is not asked anything. Raises what `open` raises."""
+        family = await self._family(side)
+        return _opened(family, await self._engines[side].encode_prompt(messages))
+
+    async def _family(self, side: Side) -> _Family:
+        if side not in self._families:
+            self._families[side] = await _family_of(self._engines[side], side)
+        return self._families[side]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,35 +127,67 @@ class _Family:
     facts: EngineFacts
     format: ThoughtFormat
     open_ids: tuple[int, ...]
+    """What is left to write of the opening tag; nothing where the template writes it."""
+    shut_ids: tuple[int, ...]
+    """What the template writes to shut the thought before it began, to be taken off again."""
     close_ids: tuple[int, ...]
     after_ids: tuple[int, ...]
-    control_ids: tuple[object, ...]
-    """Equal only for models that read the same ids the same way, control tokens included."""
+    reads_like: tuple[object, ...]
+    """Equal only for models that render a chat alike and read the same ids the same way, control tokens included."""
+
+
+_SAMPLE_CHAT = (
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Is 1 + 1 = 2?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "And why?"},
+)
 
 
 async def _family_of(engine: Engine, side: Side) -> _Family:
+    """Raises PairError where the template leaves no room for a thought."""
     facts = await engine.facts()
     style = await format_of(engine, facts, side=side)
-    texts = (style.open_tag + style.after_open, style.close_tag, style.after, _CONTROL_SAMPLE)
-    open_ids, close_ids, after_ids, control = [tuple(await engine.encode(text, special=True)) for text in texts]
-    control_ids = (facts.vocabulary, open_ids, close_ids, after_ids, control)
-    return _Family(side, facts, style, open_ids, close_ids, after_ids, control_ids)
-
-
-_CONTROL_SAMPLE = "<|im_start|><|im_end|><|endoftext|><｜User｜><｜Assistant｜>"
-
-
-def _opened(family: _Family, text: str, ids: list[int]) -> Prompt:
-    style, facts = family.format, family.facts
-    end = text.rstrip()
+    texts = (style.open_tag + style.after_open, style.close_tag, style.after)
+    open_ids, close_ids, after_ids = [tuple(await engine.encode(text, special=True)) for text in texts]
+    sample = await _sample_of(engine)
+    rendered = await engine.render(sample)
+    end = rendered.rstrip()
+    shut_ids: tuple[int, ...] = ()
     if end.endswith(style.close_tag):
+        shut = rendered[rendered.rindex(style.open_tag) :] if style.open_tag in rendered else ""
+        if not facts.thought_format or shut.split() != [style.open_tag, style.close_tag]:
+            raise PairError(
+                f"--{side} {facts.model}: its chat template closes the thought before the model can think; "
+                f"use --thought-format {side}={style.name}, which opens it all the same, or give the model's thinking "
+                "variant, or a template with thinking on (vLLM: --chat-template FILE, with enable_thinking true)",
+                field=side,
+            )
+        shut_ids = tuple(await engine.encode(shut, special=True))
+    reads_like = (facts.vocabulary, open_ids, close_ids, after_ids, await engine.encode_prompt(sample))
+    left_to_open = () if end.endswith(style.open_tag) else open_ids
+    return _Family(side, facts, style, left_to_open, shut_ids, close_ids, after_ids, reads_like)
+
+
+async def _sample_of(engine: Engine) -> Sequence[Message]:
+    """The sample chat, or its last question alone for a template that refuses more."""
+    try:
+        await engine.render(_SAMPLE_CHAT)
+    except (EngineError, InputError):
+        return _SAMPLE_CHAT[-1:]
+    return _SAMPLE_CHAT
+
+
+def _opened(family: _Family, ids: list[int]) -> Prompt:
+    style, facts = family.format, family.facts
+    shut = len(family.shut_ids)
+    if shut and tuple(ids[-shut:]) != family.shut_ids:
         raise PairError(
-            f"--{family.side} {facts.model}: its chat template closes the thought before the model can think; "
-            "give the model's thinking variant, or a template with thinking on (vLLM: --chat-template FILE, with "
-            "enable_thinking true)",
+            f"--{family.side} {facts.model}: its chat template closes the thought in a way that cannot be undone; give "
+            "a template with thinking on",
             field=family.side,
         )
-    all_ids = tuple(ids) if end.endswith(style.open_tag) else (*ids, *family.open_ids)
+    all_ids = (*ids[: len(ids) - shut], *family.open_ids)
     if len(all_ids) + LEAST_ROOM_TOKENS > facts.context_tokens:
         raise ContextError(
             f"the question takes {len(all_ids)} tokens for --{family.side} {facts.model}, whose context holds "

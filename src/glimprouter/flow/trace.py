@@ -53,6 +53,7 @@ class ModelUsage(msgspec.Struct, kw_only=True):
     """What one model did for an answer. `new_tokens` stand in it, `discarded_tokens` were drawn and thrown away.
 
     `warm_calls` read `warm_tokens` ahead while the model was idle; they are not counted in the other numbers.
+    `accepted_tokens` of the `drafted_tokens` that its draft model proposed were right, as far as its engine tells.
     """
 
     model: str = ""
@@ -63,6 +64,8 @@ class ModelUsage(msgspec.Struct, kw_only=True):
     discarded_tokens: int = 0
     warm_calls: int = 0
     warm_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class AnswerText(msgspec.Struct, kw_only=True):

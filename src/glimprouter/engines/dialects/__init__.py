@@ -42,6 +42,7 @@ class Event:
     `drawn` is the engine's own count of tokens so far: where it runs ahead of those received, ids are missing.
     A count that an event does not mention is None. `joint_text` is the text of all `tokens` together where the server
     does not tell it of each. `last`: nothing of interest follows; a stream whose `finish` was seen goes on until then.
+    `accepted_tokens` of `drafted_tokens` so far, which a draft model proposed, were right.
     """
 
     tokens: list[Token]
@@ -51,6 +52,8 @@ class Event:
     cached_tokens: int | None = None
     joint_text: str | None = None
     last: bool = True
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class ModelInfo:
     context_tokens: int = 0
     vocabulary_size: int = 0
     chat_template: str = ""
+    cache_block_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Fields follow its tools/server/README.md; what that leaves open was found by req
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from msgspec import Struct, field
@@ -42,6 +43,8 @@ class _Progress(Struct, gc=False):
 
 class _Timings(Struct, gc=False):
     cache_n: int = 0
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 class _Completion(Struct):
@@ -53,6 +56,10 @@ class _Completion(Struct):
     completion_probabilities: list[_Prob] = field(default_factory=list)
     prompt_progress: _Progress | None = None
     stop_type: str = ""
+    timings: _Timings | None = None
+
+
+class _Timed(Struct):
     timings: _Timings | None = None
 
 
@@ -104,6 +111,7 @@ class _Models(Struct):
 
 
 _decode_completion = Decoder(_Completion).decode
+_decode_timed = Decoder(_Timed).decode
 _decode_tops = Decoder(_TopReply).decode
 _decode_final = Decoder(_Final).decode
 _FINISH: dict[str, Finish] = {"eos": "stop", "word": "stop", "limit": "length"}
@@ -167,6 +175,18 @@ def _read_completion(data: bytes, draw: Draw) -> Event:
         cached = reply.timings.cache_n if reply.timings else None
         return Event([], reply.tokens_predicted, finish, reply.tokens_evaluated, cached)
     return Event(_drawn(reply, data, draw.top), reply.tokens_predicted, last=False)
+
+
+def _speculating_body(draw: Draw) -> dict[str, Any]:
+    # Else the draft's account comes with the last event only, which a stream closed early never gets to see.
+    return _completion_body(draw) | {"timings_per_token": True}
+
+
+def _read_speculating(data: bytes, draw: Draw) -> Event:
+    event, timings = _read_completion(data, draw), _decode_timed(data).timings
+    if timings is not None:
+        event.drafted_tokens, event.accepted_tokens = timings.draft_n, timings.draft_n_accepted
+    return event
 
 
 def _whole_body(draw: Draw) -> dict[str, Any]:
@@ -262,3 +282,10 @@ LLAMACPP = Dialect(
     is_context_error=lambda kind, said: kind == "exceed_context_size_error",  # noqa: ARG005
     most_top=1000,
 )
+
+SPECULATING = replace(
+    LLAMACPP,
+    generate=Exchange("/completion", _speculating_body, _read_speculating),
+    most_top=0,  # a token that was proposed and accepted comes without log-probabilities
+)
+"""The same with a draft model beside the model."""

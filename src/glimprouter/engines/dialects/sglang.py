@@ -24,6 +24,9 @@ SCALED = (
     "of each entropy, are lost: start SGLang with SGLANG_RETURN_ORIGINAL_LOGPROB=1"
 )
 
+_PAGE_TOKENS = 16
+"""Its radix cache keeps single tokens, but reading fewer at a time is not worth a request."""
+
 _Entry = tuple[float | None, int, str | None]
 
 
@@ -179,7 +182,7 @@ def sglang(
         prefill=Exchange("/generate", prefix, _read_prefill),
         tokenize=None,
         detokenize=None,
-        info=ModelInfo(model, context_tokens),
+        info=ModelInfo(model, context_tokens, cache_block_tokens=_PAGE_TOKENS),
         headers=lambda answer: {"X-Session-ID": answer, "X-SMG-Routing-Key": answer},
         is_context_error=_is_context_error,
         warnings=(*warnings, SCALED) if scaled else warnings,

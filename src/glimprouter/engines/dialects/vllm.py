@@ -5,6 +5,7 @@ Fields follow its documentation; what that leaves open was found by request (0.3
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,9 +175,16 @@ def _is_context_error(kind: str, said: str) -> bool:  # noqa: ARG001
     return "maximum context length" in said or "maximum model length" in said
 
 
-def vllm(
-    model: str, context_tokens: int, *, priorities: bool, most_top: int = 20, warnings: tuple[str, ...] = ()
-) -> Dialect:
+def _block_tokens(data: bytes) -> int:
+    """Of the gauge that tells how the cache is set up; 16 as on GPUs where it is not there."""
+    found = re.search(rb'cache_config_info\{[^}]*block_size="(\d+)"', data)
+    return int(found[1]) if found else 16
+
+
+METRICS = Exchange("/metrics", lambda: None, _block_tokens)
+
+
+def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16, most_top: int = 20) -> Dialect:
     """The dialect for one served model. `priorities`: the server takes the field, whether or not it schedules by it."""
 
     def streamed(draw: Draw) -> dict[str, Any]:
@@ -208,8 +216,7 @@ def vllm(
             lambda data: Decoder(_Text).decode(data).prompt,
         ),
         encode_chat=Exchange("/tokenize", chat, lambda data: Decoder(_Ids).decode(data).tokens),
-        info=ModelInfo(model, context_tokens),
+        info=ModelInfo(model, context_tokens, cache_block_tokens=block_tokens),
         most_top=most_top,
         is_context_error=_is_context_error,
-        warnings=warnings,
     )
