@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 
+from glimprouter.config import Model
+from glimprouter.engines.dialects.openai import openai
+from glimprouter.engines.dialects.sglang import sglang
 from glimprouter.engines.http import HttpEngine
 from glimprouter.engines.local_gguf import LocalGguf
+from glimprouter.engines.servers import open_server
+from glimprouter.engines.text_mode import Pieces
 from tests.engines.bigram_gguf import Table, write_bigram_gguf
 from tests.engines.bigram_hf import write_bigram_hf
+from tests.engines.fake_model import Bigram, BigramCoder, serving
+from tests.engines.fake_openai import openai_app
+from tests.engines.fake_sglang import sglang_app
+from tests.engines.fake_vllm import VllmHost
 
 if TYPE_CHECKING:
     from glimprouter.engines.local_hf import LocalHf
@@ -60,6 +71,43 @@ def session_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 async def servers(session_servers: Servers) -> AsyncIterator[Servers]:
     yield session_servers
     await session_servers.hang_up()
+
+
+class Fakes:
+    """Fake servers of a bigram model, and engines on them. All end with the test."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def serve(self, app: web.Application) -> str:
+        return await self._stack.enter_async_context(serving(app))
+
+    async def vllm(self, host: Bigram | VllmHost, **settings: Any) -> HttpEngine:
+        """Found by asking."""
+        app = (VllmHost(host) if isinstance(host, Bigram) else host).app()
+        model = Model((await self.serve(app),), **settings)
+        return self._kept(await open_server(model.at[0], model, side="small"))
+
+    async def sglang(self, model: Bigram, *, scaled: bool = False, **options: Any) -> HttpEngine:
+        url = await self.serve(sglang_app(model, scaled=scaled, **options))
+        dialect = sglang("fake", model.context_tokens, scaled=scaled)
+        return self._kept(HttpEngine(url, dialect=dialect, coder=BigramCoder(model)))
+
+    async def openai(self, model: Bigram, **options: Any) -> HttpEngine:
+        """With prompts rendered on our side."""
+        pieces = Pieces(BigramCoder(model))
+        dialect = openai("fake", model.context_tokens, pieces, renders=True, warnings=())
+        return self._kept(HttpEngine(await self.serve(openai_app(model, **options)), dialect=dialect, coder=pieces))
+
+    def _kept(self, engine: HttpEngine) -> HttpEngine:
+        self._stack.push_async_callback(engine.close)
+        return engine
+
+
+@pytest.fixture
+async def fakes() -> AsyncIterator[Fakes]:
+    async with AsyncExitStack() as stack:
+        yield Fakes(stack)
 
 
 class Folders:

@@ -13,21 +13,23 @@ from hashlib import blake2b
 from typing import Any, NoReturn, TypeVar
 
 import aiohttp
-import msgspec
 import orjson
 
 from glimprouter.config import Sampling
+from glimprouter.engines.blocks import Blocks
 from glimprouter.engines.coding import Coder, Coding
 from glimprouter.engines.dialects import THOUGHT_TAGS, Dialect, Draw, Event, Exchange, ModelInfo, Whole
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
+from glimprouter.engines.faults import Fault, fault_in, seconds
+from glimprouter.engines.server_coder import ServerCoder
 from glimprouter.engines.stream import Stream
+from glimprouter.engines.text_mode import VOCABULARY, Pieces
 from glimprouter.errors import (
     ContextError,
     EngineError,
     EngineProtocolError,
     EngineTimeout,
     EngineUnavailable,
-    ModelError,
     RequestError,
 )
 from glimprouter.flow.engine import Completion, EngineFacts, Message, Session, Token, Usage
@@ -62,21 +64,6 @@ class Timeouts:
     total_s: float = 3600.0
 
 
-class _Fault(msgspec.Struct):
-    message: str = ""
-    type: str | None = ""
-    n_prompt_tokens: int = 0
-    n_ctx: int = 0
-    code: int | str | None = None
-
-
-class _Error(msgspec.Struct):
-    error: _Fault | str
-
-
-_decode_error = msgspec.json.Decoder(_Error).decode
-
-
 class HttpEngine:
     """One server at one address. Connections are made when first needed and reused."""
 
@@ -88,7 +75,7 @@ class HttpEngine:
         key: str | None = None,
         dialect: Dialect = LLAMACPP,
         timeouts: Timeouts | None = None,
-        coder: Coder | None = None,
+        coder: Coder | Pieces | None = None,
         thought_format: str = "",
         block_tokens: int = 0,
     ) -> None:
@@ -104,7 +91,7 @@ class HttpEngine:
         self._session: aiohttp.ClientSession | None = None
         self._facts: EngineFacts | None = None
         self._coder = coder or ServerCoder(self)
-        self._coding = Coding(self._coder)
+        self._coding = self._coder if isinstance(self._coder, Pieces) else Coding(self._coder)
         self._texts: dict[int, str] = {}
         self._thought_format = thought_format
         self.block_tokens = block_tokens
@@ -139,9 +126,9 @@ class HttpEngine:
         return self.dialect.model_info(*replies)
 
     async def _fingerprint(self) -> str:
-        """The same for models that number the same tokens alike. In text mode the numbers are nobody else's."""
+        """The same for models that number the same tokens alike."""
         if not self.dialect.takes_ids:
-            return f"{self.url} {self.name} {id(self)}"
+            return VOCABULARY
         return blake2b(repr(await self.encode(FINGERPRINT_TEXT)).encode(), digest_size=8).hexdigest()
 
     async def render(self, messages: Sequence[Message]) -> str:
@@ -170,7 +157,8 @@ class HttpEngine:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; at least 1")
         draw = await self._draw(ids, sampling, max_tokens, top, session)
-        stream = Stream(self, draw, usage, (await self.facts()).vocabulary_size)
+        kind = Blocks if self.block_tokens else Stream
+        stream = kind(self, draw, usage, (await self.facts()).vocabulary_size)
         try:
             await stream.open()
             yield stream
@@ -188,11 +176,7 @@ class HttpEngine:
 
     def _check_room(self, ids: Sequence[int], facts: EngineFacts) -> None:
         if len(ids) >= facts.context_tokens and self.dialect.takes_ids:
-            raise ContextError(
-                f"{self.name}: the prompt has {len(ids)} tokens, the context holds {facts.context_tokens}; "
-                "shorten it or give the engine a larger context",
-                field="question",
-            )
+            raise self.too_long(len(ids), facts.context_tokens)
 
     async def complete(self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, usage: Usage) -> Completion:
         """The same in one blocking call, as a client without streaming makes it; without log-probabilities."""
@@ -215,7 +199,7 @@ class HttpEngine:
         if exchange is None:
             return
         self._check_room(ids, await self.facts())
-        data = await self._fetch(exchange.path, exchange.body(list(ids)), session)
+        data = await self._fetch(exchange.path, exchange.body(list(ids), session), session)
         self._read(exchange, data)
 
     def leave(self, session: Session) -> None:
@@ -300,16 +284,33 @@ class HttpEngine:
         It matters only where a step or the thought may end among them; else, and where their texts by themselves do not
         make up the joint one, all text goes with the last.
         """
-        if not _MAY_END.isdisjoint(joint):
-            texts = [await self._text_of(id_) for id_ in ids]
-            if "".join(texts) == joint:
-                return texts
-        return [*[""] * (len(ids) - 1), joint]
+        if len(ids) < 2 or _MAY_END.isdisjoint(joint):
+            return [*[""] * (len(ids) - 1), joint] if ids else []
+        texts: list[str] = []
+        begun: list[int] = []
+        place = 0
+        for id_ in ids:
+            begun.append(id_)
+            text = await (self.text_of(id_) if len(begun) == 1 else self.decode(begun))
+            # Some tokenizers drop the space that a text begins with.
+            shown = next((form for form in (text, " " + text) if joint.startswith(form, place)), None)
+            if shown is None and text.endswith("\ufffd"):
+                texts.append("")
+                continue
+            if shown is None:
+                break
+            texts.append(shown)
+            place += len(shown)
+            begun = []
+        if place < len(joint) or len(texts) < len(ids):
+            return [*[""] * (len(ids) - 1), joint]
+        return texts
 
-    async def _text_of(self, id_: int) -> str:
+    async def text_of(self, id_: int) -> str:
+        """The text of a token by itself, asked for once."""
         text = self._texts.get(id_)
         if text is None:
-            text = self._texts[id_] = await self._coder.detokenize([id_])
+            text = self._texts[id_] = await self._coding.decode([id_])
         return text
 
     def read_event(self, line: bytes, draw: Draw) -> Event:
@@ -327,65 +328,36 @@ class HttpEngine:
     def late(self, what: str, allowed_s: float) -> EngineTimeout:
         return EngineTimeout(f"{self.name}: {what} within {allowed_s:g} s", engine=self.name)
 
+    def too_long(self, prompt_tokens: int, context_tokens: int) -> ContextError:
+        return ContextError(
+            f"{self.name}: the prompt has {prompt_tokens} tokens, the context holds {context_tokens}; "
+            "shorten it or give the engine a larger context",
+            field="question",
+        )
+
     def broken(self, why: str) -> EngineProtocolError:
         return EngineProtocolError(f"{self.name}: {why}", engine=self.name)
 
     def refuse_broken(self, data: bytes, error: Exception) -> NoReturn:
         """A reply that is not what it should be: an error in its place, or nonsense."""
-        fault = _fault_in(data)
+        fault = fault_in(data)
         if fault is not None:
             self._refuse(500, data)
         shown = data[:200].decode(errors="replace")
         raise self.broken(f"a reply breaks the {self.dialect.name} format ({error}): {shown!r}") from error
 
     def _refuse(self, status: int, data: bytes, retry_after: str | None = None) -> NoReturn:
-        fault = _fault_in(data) or _Fault(data[:200].decode(errors="replace"))
-        if fault.type == "exceed_context_size_error":
-            raise ContextError(
-                f"{self.name}: the prompt has {fault.n_prompt_tokens} tokens, the context holds {fault.n_ctx}; "
-                "shorten it or give the engine a larger context",
-                field="question",
-            )
-        if self.dialect.is_context_error(fault.message):
-            raise ContextError(f"{self.name}: {fault.message}", field="question")
+        fault = fault_in(data) or Fault(data[:200].decode(errors="replace"))
+        if status < 500 and self.dialect.is_context_error(fault.type, fault.message):
+            if fault.prompt_tokens and fault.context_tokens:
+                raise self.too_long(fault.prompt_tokens, fault.context_tokens)
+            raise ContextError(f"{self.name}: the prompt is too long: {fault.message}", field="question")
         said = f"{self.name}: answered {status}: {fault.message or 'no message'}"
         if status in (408, 429, 502, 503, 504):
-            raise EngineUnavailable(said, engine=self.name, retry_after_s=_seconds(retry_after))
+            raise EngineUnavailable(said, engine=self.name, retry_after_s=seconds(retry_after))
         if status in (401, 403):
             said += f"; its key is read from {' or '.join(KEY_VARIABLE.values())}"
         raise EngineProtocolError(said, engine=self.name, final=400 <= status < 500)
-
-
-class ServerCoder:
-    """The server's own tokenizer and template, asked over its routes."""
-
-    def __init__(self, engine: HttpEngine) -> None:
-        self._engine = engine
-
-    async def tokenize(self, text: str, *, special: bool, begin: bool = False) -> list[int]:
-        return await self._engine.exchange(self._there("tokenize"), text, special=special, begin=begin)
-
-    async def detokenize(self, ids: Sequence[int]) -> str:
-        return await self._engine.exchange(self._there("detokenize"), list(ids))
-
-    async def render(self, messages: Sequence[Message]) -> str:
-        if self._engine.dialect.render is not None:
-            return await self._engine.exchange(self._engine.dialect.render, messages)
-        return await self.detokenize(await self._engine.exchange(self._there("encode_chat"), messages))
-
-    async def chat_ids(self, messages: Sequence[Message]) -> list[int] | None:
-        exchange = self._engine.dialect.encode_chat
-        return None if exchange is None else await self._engine.exchange(exchange, messages)
-
-    def _there(self, route: str) -> Exchange[Any]:
-        exchange: Exchange[Any] | None = getattr(self._engine.dialect, route)
-        if exchange is None:
-            raise ModelError(
-                f"{self._engine.name}: a {self._engine.dialect.name} server has no route that can {route} for us; give "
-                "the model's tokenizer files with --tokenizer FOLDER",
-                field="tokenizer",
-            )
-        return exchange
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
@@ -395,20 +367,3 @@ def _encoded(body: dict[str, Any]) -> bytes:
         raise RequestError(
             f"the text can not be sent as UTF-8 ({error}); remove half surrogate pairs", field="messages"
         ) from error
-
-
-def _fault_in(data: bytes) -> _Fault | None:
-    """The error that a body reports, if it is one."""
-    try:
-        error = _decode_error(data).error
-    except msgspec.DecodeError:
-        return None
-    return _Fault(error) if isinstance(error, str) else error
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """What a Retry-After header asks for; dates, which engines do not send, count as nothing."""
-    try:
-        return max(0.0, float(retry_after)) if retry_after is not None else None
-    except ValueError:
-        return None

@@ -1,17 +1,15 @@
-"""The tokens of one streamed call, each with its id, and the connection they come over, watched by the clock."""
+"""The tokens of one streamed call, each with its id."""
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import aiohttp
-
+from glimprouter.engines.connection import Connection
 from glimprouter.engines.dialects import Draw, Event
 from glimprouter.errors import EngineError
 from glimprouter.flow.engine import Finish, Token, Usage
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-3
 _ANY_ID = 2**31 - 1
+_ACCOUNTS_S = 0.5
+"""How long the accounts may take that follow the last token."""
+
 _MOST_SPARE_TOKENS = 30
 
 
@@ -31,9 +32,6 @@ class Stream:
     learnt from the text that the next token completes. Where that cannot be sure (bytes that are no UTF-8), the engine
     is set to continue from the ids of the text as shown, and a character cut off by the limit is drawn again: each
     time a new request, a leg, that continues the ids known so far.
-
-    With `block_tokens` the legs are blocking requests of so many tokens each, the next one made when somebody asks for
-    a token that is not there yet: for servers that cannot stream, and where a token costs less than its chunk.
     """
 
     def __init__(self, engine: HttpEngine, draw: Draw, usage: Usage, vocabulary_size: int) -> None:
@@ -41,7 +39,7 @@ class Stream:
         self._engine = engine
         self._draw = draw
         self._usage = usage
-        self._most_id = vocabulary_size - 1 if vocabulary_size else _ANY_ID
+        self._most_id = most_id(vocabulary_size)
         self._ids: list[int] = []
         self._leg_start = 0
         self._drafted_before = (0, 0)
@@ -51,8 +49,7 @@ class Stream:
         self._held: Token | None = None  # it shows no text: perhaps the end token, which the next event tells
         self._ending: Finish | None = None
         self._done = False
-        self._blocks = engine.block_tokens > 0
-        self._connection = Connection(engine, draw, is_first=lambda: not self._ids)
+        self._connection = Connection(engine, draw, allowed_s=self._allowed_s)
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self
@@ -61,9 +58,6 @@ class Stream:
         while not self._ready:
             if self._done:
                 raise StopAsyncIteration
-            if self._blocks:
-                await self._take_block()
-                continue
             if not self._connection.is_open:
                 await self.open()
             try:
@@ -83,8 +77,6 @@ class Stream:
 
     async def open(self) -> None:
         """Begin a leg: the first one, or one that continues what is known by now."""
-        if self._blocks:
-            return
         self._usage.requests += 1
         await self._connection.open(self._next_leg())
         self._leg_start = len(self._ids)
@@ -101,26 +93,6 @@ class Stream:
     def close(self) -> None:
         self._done = True
         self._connection.close()
-
-    async def _take_block(self) -> None:
-        """Draw a block. What the server does not tell of each of its tokens is drawn again, streamed."""
-        leg = self._next_leg()
-        most = min(leg.max_tokens, self._engine.block_tokens)
-        whole = await self._engine.whole(replace(leg, max_tokens=most, top=max(1, leg.top)), self._usage)
-        self._restarts += 1
-        if len(whole.tokens) < len(whole.ids):
-            self._usage.generated_tokens -= len(whole.ids) - len(whole.tokens)
-            self._blocks = False
-        texts = [token.text for token in whole.tokens]
-        if len(texts) > 1 and not any(texts[:-1]):
-            texts = await self._engine.texts_of([token.id for token in whole.tokens], whole.text)
-        for token, text in zip(whole.tokens, texts, strict=True):
-            self._check(token)
-            self._ids.append(token.id)
-            self._ready.append(token._replace(text=text, top=token.top if self._draw.top else ()))
-        if self._blocks and (whole.finish == "stop" or len(self._ids) >= self._draw.max_tokens):
-            self._ready.append(Token(-1, "", finish=whole.finish))
-            self.close()
 
     async def _take_event(self, event: Event) -> None:
         self._note_usage(event)
@@ -168,12 +140,14 @@ class Stream:
         if self._spare_tokens and len(self._ids) >= self._draw.max_tokens:
             self._finish("length")
 
+    def _allowed_s(self) -> float:
+        timeouts = self._engine.timeouts
+        if self._ending is not None:
+            return min(_ACCOUNTS_S, timeouts.between_tokens_s)
+        return timeouts.between_tokens_s if self._ids else timeouts.first_token_s
+
     def _check(self, token: Token) -> None:
-        """Cheap enough for every token; the log-probabilities of others are checked where they are looked at."""
-        if not 0 <= token.id <= self._most_id:
-            raise self._engine.broken(f"id {token.id} is outside the vocabulary of {self._most_id + 1}")
-        if token.logprob is not None and not -math.inf <= token.logprob <= _ROUNDING:
-            raise self._engine.broken(f"log-probability {token.logprob} of id {token.id}")
+        check_token(token, self._most_id, self._engine)
 
     def _give(self, token: Token) -> None:
         self._usage.generated_tokens += 1
@@ -235,98 +209,13 @@ class Stream:
             raise self._engine.broken("the tokens it draws end in no whole character")
 
 
-class Connection:
-    """One streamed reply after the other, watched by the clock while somebody waits for it."""
+def most_id(vocabulary_size: int) -> int:
+    return vocabulary_size - 1 if vocabulary_size else _ANY_ID
 
-    def __init__(self, engine: HttpEngine, draw: Draw, *, is_first: Callable[[], bool]) -> None:
-        self._engine = engine
-        self._draw = draw
-        self._is_first = is_first
-        self._response: aiohttp.ClientResponse | None = None
-        self._rest = b""
-        self._loop = asyncio.get_running_loop()
-        self._ends = self._loop.time() + engine.timeouts.total_s
-        self._deadline = math.inf
-        self._expired = False
-        self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def is_open(self) -> bool:
-        return self._response is not None
-
-    async def open(self, draw: Draw) -> None:
-        generate = self._engine.dialect.generate
-        allowed_s = self._allowed_s()
-        try:
-            async with asyncio.timeout(allowed_s):
-                response = await self._engine.request(generate.path, generate.body(draw), draw.session)
-                if response.content_type != "text/event-stream":
-                    async with response:
-                        self._engine.refuse_broken(await response.read(), ValueError("not a stream"))
-        except TimeoutError:
-            raise self._engine.late("no token", allowed_s) from None
-        self._response = response
-        self._rest = b""
-
-    def close(self) -> None:
-        """Hang up, which stops the engine. llama.cpp closes the connection after a stream anyway."""
-        response, self._response = self._response, None
-        if response is not None:
-            response.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def rest(self) -> None:
-        """Nobody waits now: the clock stands still."""
-        self._deadline = math.inf
-
-    async def events(self) -> list[Event]:
-        """What has arrived, waiting for it if need be; may be nothing yet."""
-        data = await self._receive()
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        draw = self._draw
-        return [self._engine.read_event(line, draw) for line in lines if line.startswith((b"data:", b"error:"))]
-
-    async def _receive(self) -> bytes:
-        response = self._response
-        assert response is not None
-        self._watch()
-        try:
-            data = await response.content.readany()
-        except (aiohttp.ClientError, ConnectionError) as error:
-            if not self._expired:
-                raise self._engine.lost(error) from error
-            if self._loop.time() >= self._ends:
-                raise self._engine.late("no end of the stream", self._engine.timeouts.total_s) from None
-            raise self._engine.late("no token", self._allowed_s()) from None
-        if not data:
-            raise self._engine.lost("the stream ended without its last event")
-        return data
-
-    def _allowed_s(self) -> float:
-        timeouts = self._engine.timeouts
-        return timeouts.first_token_s if self._is_first() else timeouts.between_tokens_s
-
-    def _watch(self) -> None:
-        """One lazy timer: to set one for every token would cost as much as reading it.
-
-        The deadline stays while only comments arrive, which servers send to keep the connection alive.
-        """
-        now = self._loop.time()
-        self._deadline = min(self._deadline, now + self._allowed_s(), self._ends)
-        if self._timer is not None and self._timer.when() > self._deadline:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        if self._loop.time() < self._deadline:
-            if self._deadline < math.inf:
-                self._timer = self._loop.call_at(self._deadline, self._expire)
-        elif self._response is not None:
-            self._expired = True
-            self._response.close()
+def check_token(token: Token, most: int, engine: HttpEngine) -> None:
+    """Cheap enough for every token; the log-probabilities of others are checked where they are looked at."""
+    if not 0 <= token.id <= most:
+        raise engine.broken(f"id {token.id} is outside the vocabulary of {most + 1}")
+    if token.logprob is not None and not -math.inf <= token.logprob <= _ROUNDING:
+        raise engine.broken(f"log-probability {token.logprob} of id {token.id}")

@@ -60,7 +60,7 @@ class Event:
 class Whole:
     """A whole reply to a blocking call. The end token is in neither `ids` nor `text`.
 
-    `tokens` are the same with text and log-probabilities each, as far as the server tells them: a beginning of `ids`.
+    `tokens` are the same, each with the text and the log-probabilities that the server tells of it.
     """
 
     ids: list[int]
@@ -116,8 +116,8 @@ class Dialect:
 
     What is served is told by `info`, or by `model_info` of the replies to `facts`. A server renders a chat into text
     (`render`) or into ids (`encode_chat`), or neither. `most_top` is how many log-probabilities a token may carry.
-    `headers` go with every call of an answer, made from its id. `is_context_error` tells whether the words of a refusal
-    say that the prompt is too long.
+    `headers` go with every call of an answer, made from its id. `is_context_error` tells whether the kind
+    and the words of a refusal say that the prompt is too long. The body of `prefill` is made of ids and session.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Dialect:
     model_info: Callable[..., ModelInfo] | None = None
     most_top: int = 20
     headers: Callable[[str], Mapping[str, str]] = lambda answer: {"X-Session-ID": answer}
-    is_context_error: Callable[[str], bool] = lambda _: False
+    is_context_error: Callable[[str, str], bool] = lambda kind, said: False  # noqa: ARG005
     takes_ids: bool = True
     warnings: tuple[str, ...] = ()
 

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.json import Decoder
 
 from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, LazyTop, ModelInfo, Piece, Recovery, Whole
-from glimprouter.flow.engine import Finish, Message, Sampling, Token
+from glimprouter.flow.engine import Finish, Message, Sampling, Session, Token
 
 _UINT32 = 0xFFFF_FFFF
 
@@ -194,18 +194,20 @@ def _whole_body(draw: Draw) -> dict[str, Any]:
 
 
 def _read_whole(data: bytes, draw: Draw) -> Whole:
-    """A token that ends within a character has no entry among the probabilities: `tokens` ends before the first one."""
+    """A token that ends within a character has no entry among the probabilities, and no text of its own."""
     reply = _decode_completion(data)
     if reply.stop_type not in _FINISH:
         raise ValueError(f"unknown stop_type {reply.stop_type!r}")
     cached = reply.timings.cache_n if reply.timings else 0
     ids = reply.tokens[:-1] if reply.stop_type == "eos" else reply.tokens
-    tokens = []
-    for place, (id_, prob) in enumerate(zip(ids, reply.completion_probabilities, strict=False)):
-        if prob.id != id_:
-            break
-        top = LazyTop(data, _top_at(place)) if draw.top else ()
-        tokens.append(Token(id_, prob.token, prob.logprob, top))
+    tokens, place = [], 0
+    for id_ in ids:
+        prob = reply.completion_probabilities[place] if place < len(reply.completion_probabilities) else None
+        if prob is None or prob.id != id_:
+            tokens.append(Token(id_, ""))
+            continue
+        tokens.append(Token(id_, prob.token, prob.logprob, LazyTop(data, _top_at(place)) if draw.top else ()))
+        place += 1
     return Whole(ids, reply.content, _FINISH[reply.stop_type], reply.tokens_evaluated, cached, tokens)
 
 
@@ -228,6 +230,11 @@ def _top_after_body(ids: Sequence[int], top: int) -> dict[str, Any]:
 
 def _read_top_after(data: bytes) -> tuple[tuple[int, float], ...]:
     return tuple(_top_at(0)(data))
+
+
+def _prefill_body(ids: Sequence[int], session: Session | None) -> dict[str, Any]:  # noqa: ARG001
+    # n_predict 0 fills the cache; the one token that the reply then shows is drawn from it and forgotten.
+    return {"prompt": ids, "n_predict": 0, "cache_prompt": True}
 
 
 def _read_prefill(data: bytes) -> None:
@@ -257,8 +264,7 @@ LLAMACPP = Dialect(
     name="llamacpp",
     generate=Exchange("/completion", _completion_body, _read_completion),
     whole=Exchange("/completion", _whole_body, _read_whole),
-    # n_predict 0 fills the cache; the one token that the reply then shows is drawn from it and forgotten.
-    prefill=Exchange("/completion", lambda ids: {"prompt": ids, "n_predict": 0, "cache_prompt": True}, _read_prefill),
+    prefill=Exchange("/completion", _prefill_body, _read_prefill),
     render=Exchange("/apply-template", _render_body, lambda data: Decoder(_Prompt).decode(data).prompt),
     tokenize=Exchange("/tokenize", _tokenize_body, lambda data: Decoder(_Ids).decode(data).tokens),
     recovery=Recovery(
@@ -273,6 +279,7 @@ LLAMACPP = Dialect(
         Exchange("/v1/models", lambda: None, Decoder(_Models).decode),
     ),
     model_info=_llamacpp_info,
+    is_context_error=lambda kind, said: kind == "exceed_context_size_error",  # noqa: ARG005
     most_top=1000,
 )
 

@@ -104,18 +104,18 @@ class _Speaker:
         }
 
     def _prompt(self, draw: Draw) -> dict[str, Any]:
-        return {"prompt": self.pieces.text(draw.ids)} | ({"logprobs": draw.top} if draw.top else {})
+        return {"prompt": self.pieces.sent(draw.ids)} | ({"logprobs": draw.top} if draw.top else {})
 
     def _chat(self, draw: Draw) -> dict[str, Any]:
-        written = self.pieces.text(draw.ids)
-        asked: dict[str, Any] = {"messages": [*(self.pieces.chat(draw.ids) or [])]}
+        written = self.pieces.sent(draw.ids)
+        asked: dict[str, Any] = {"messages": [*self.pieces.chat(draw.ids)]}
         if written:
             asked["messages"].append({"role": "assistant", "content": written, "prefix": True})
             asked |= {"continue_final_message": True, "add_generation_prompt": False}
         return asked | ({"logprobs": True, "top_logprobs": draw.top} if draw.top else {})
 
     def read_event(self, data: bytes, draw: Draw) -> Event:  # noqa: ARG002
-        if data.lstrip() == b"[DONE]":
+        if data.strip() == b"[DONE]":
             return Event([])
         reply = _decode(data)
         prompt_tokens = reply.usage.prompt_tokens if reply.usage is not None else None
@@ -136,11 +136,20 @@ class _Speaker:
         return Whole(ids, choice.said, finish, prompt_tokens, _cached(reply.usage) or 0, drawn)
 
     def _tokens(self, choice: _Choice) -> list[Token]:
-        number = self.pieces.number
-        return [
-            Token(number(text), text, logprob, tuple([(number(other), value) for other, value in top]))
-            for text, logprob, top in (_parts(choice.said, choice.logprobs) if choice.said else ())
-        ]
+        """A token that shows no text yet, for it ends within a character, has no number and is left out."""
+        tokens = []
+        for text, logprob, top in _parts(choice.said, choice.logprobs) if choice.said else ():
+            if text:
+                tokens += self._numbered(text, logprob, top)
+        return tokens
+
+    def _numbered(self, text: str, logprob: float | None, top: Sequence[tuple[str, float]]) -> list[Token]:
+        label = self.pieces.label
+        first, *others = self.pieces.numbers(text)
+        if not others:
+            return [Token(first, text, logprob, tuple([(label(other), value) for other, value in top]))]
+        tops = tuple([(first if other == text else label(other), value) for other, value in top])
+        return [Token(first, text[0], logprob, tops), *(Token(id_, chr(id_)) for id_ in others)]
 
 
 def openai(model: str, context_tokens: int, pieces: Pieces, *, renders: bool, warnings: tuple[str, ...]) -> Dialect:

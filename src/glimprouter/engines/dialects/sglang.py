@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from msgspec import Struct
 from msgspec.json import Decoder
 
-from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, LazyTop, ModelInfo, Whole
-from glimprouter.flow.engine import Finish, Token
+from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, LazyTop, ModelInfo, Progress, Whole
+from glimprouter.flow.engine import Finish, Session, Token
 
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length"}
 SCALED = (
@@ -61,7 +62,7 @@ _decode = Decoder(_Reply).decode
 _decode_tops = Decoder(_TopReply).decode
 
 
-def _body(draw: Draw, *, stream: bool) -> dict[str, Any]:
+def _body(draw: Draw, *, stream: bool, seeds: bool) -> dict[str, Any]:
     sampling = draw.sampling
     body: dict[str, Any] = {
         "input_ids": draw.ids,
@@ -75,23 +76,26 @@ def _body(draw: Draw, *, stream: bool) -> dict[str, Any]:
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "repetition_penalty": 1.0,
-            "sampling_seed": sampling.seed % 2**31,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
         },
     }
+    if seeds:
+        body["sampling_params"]["sampling_seed"] = sampling.seed % 2**31
     if draw.top:
         body |= {"return_logprob": True, "top_logprobs_num": draw.top, "logprob_start_len": -1}
     return body
 
 
-def _top_reader(from_end: int, temperature: float) -> Callable[[bytes], Sequence[tuple[int, float]]]:
+def _top_reader(from_end: int, most: int, temperature: float) -> Callable[[bytes], Sequence[tuple[int, float]]]:
     """Reads the log-probabilities of a token, counted from the last; undoes a temperature other than 1."""
 
     def read(data: bytes) -> Sequence[tuple[int, float]]:
         tops = _decode_tops(data).meta_info.output_top_logprobs
         entries = tops[-from_end] or () if from_end <= len(tops) else ()
         pairs = [(id_, -math.inf if value is None else value) for value, id_, _ in entries]
+        if len(pairs) < most:
+            raise ValueError(f"{len(pairs)} log-probabilities of {most}")
         pairs.sort(key=lambda pair: -pair[1])
         if temperature == 1.0:
             return tuple(pairs)
@@ -128,7 +132,7 @@ def _read(data: bytes, draw: Draw, *, scaled: bool) -> tuple[list[Token], str, _
             if tokens and text:
                 tokens[-1] = tokens[-1]._replace(text=text)
             break
-        top = LazyTop(data, _top_reader(new - place, temperature)) if draw.top else ()
+        top = LazyTop(data, _top_reader(new - place, draw.top, temperature)) if draw.top else ()
         logprob = chosen[place][0] if len(chosen) == new else None
         tokens.append(Token(id_, text if last else "", logprob, top))
     return tokens, text, meta, finish
@@ -142,38 +146,44 @@ def _finish(meta: _Meta) -> Finish | None:
     return _FINISH[meta.finish_reason.type]
 
 
+def _is_context_error(kind: str, said: str) -> bool:  # noqa: ARG001
+    return "context length" in said or "maximum allowed length" in said
+
+
 def _read_prefill(data: bytes) -> None:
     _decode(data)
 
 
-def sglang(model: str, context_tokens: int, *, scaled: bool) -> Dialect:
-    """`scaled`: the server divides log-probabilities by the temperature."""
+def sglang(
+    model: str, context_tokens: int, *, scaled: bool, seeds: bool = True, warnings: tuple[str, ...] = ()
+) -> Dialect:
+    """`scaled`: the server divides log-probabilities by the temperature. `seeds`: it knows `sampling_seed`."""
 
     def read_event(data: bytes, draw: Draw) -> Event:
-        if data.lstrip() == b"[DONE]":
+        if data.strip() == b"[DONE]":
             return Event([])
         tokens, text, meta, finish = _read(data, draw, scaled=scaled)
         joint = text if len(tokens) > 1 else None
         return Event(tokens, None, finish, meta.prompt_tokens, meta.cached_tokens, joint, last=False)
 
     def read_whole(data: bytes, draw: Draw) -> Whole:
-        tokens, text, meta, finish = _read(data, draw, scaled=scaled)
+        tokens, text, meta, finish = _read(data, replace(draw, progress=Progress()), scaled=scaled)
         if finish is None:
             raise ValueError("no finish_reason")
         return Whole([token.id for token in tokens], text, finish, meta.prompt_tokens, meta.cached_tokens, tokens)
 
-    def prefix(ids: Sequence[int]) -> dict[str, Any]:
+    def prefix(ids: Sequence[int], session: Session | None) -> dict[str, Any]:  # noqa: ARG001
         return {"input_ids": ids, "sampling_params": {"max_new_tokens": 1, "temperature": 0.0}}
 
     return Dialect(
         name="sglang",
-        generate=Exchange("/generate", lambda draw: _body(draw, stream=True), read_event),
-        whole=Exchange("/generate", lambda draw: _body(draw, stream=False), read_whole),
+        generate=Exchange("/generate", lambda draw: _body(draw, stream=True, seeds=seeds), read_event),
+        whole=Exchange("/generate", lambda draw: _body(draw, stream=False, seeds=seeds), read_whole),
         prefill=Exchange("/generate", prefix, _read_prefill),
         tokenize=None,
         detokenize=None,
         info=ModelInfo(model, context_tokens, cache_block_tokens=_PAGE_TOKENS),
         headers=lambda answer: {"X-Session-ID": answer, "X-SMG-Routing-Key": answer},
-        is_context_error=lambda said: "context length" in said or "maximum allowed length" in said,
-        warnings=(SCALED,) if scaled else (),
+        is_context_error=_is_context_error,
+        warnings=(*warnings, SCALED) if scaled else warnings,
     )

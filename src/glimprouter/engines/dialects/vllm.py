@@ -13,9 +13,12 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from glimprouter.engines.dialects import Dialect, Draw, Event, Exchange, LazyTop, ModelInfo, Whole
-from glimprouter.flow.engine import Finish, Message, Token
+from glimprouter.flow.engine import Finish, Message, Session, Token
 
 _ID = len("token_id:")
+WARM_DELAY_S = 3600
+"""How much later than its answer a warming call counts as arrived: it waits for whoever needs a token."""
+
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length"}
 _NOBODY = {"skip_special_tokens": False, "spaces_between_special_tokens": False, "add_special_tokens": False}
 
@@ -65,15 +68,6 @@ class _Text(Struct):
     prompt: str
 
 
-class _Model(Struct):
-    id: str
-    max_model_len: int | None = None
-
-
-class _Models(Struct):
-    data: list[_Model]
-
-
 _decode_reply = Decoder(_Reply).decode
 _decode_tops = Decoder(_TopReply).decode
 
@@ -110,6 +104,8 @@ def _top_reader(place: int, most: int) -> Callable[[bytes], Sequence[tuple[int, 
         if not top:
             return ()
         pairs = [(int(key[_ID:]), -float("inf") if value is None else value) for key, value in top.items()]
+        if len(pairs) < most:
+            raise ValueError(f"{len(pairs)} log-probabilities of {most}")
         pairs.sort(key=lambda pair: -pair[1])
         return tuple(pairs[:most])
 
@@ -140,7 +136,7 @@ def _tokens(choice: _Choice, data: bytes, top: int) -> list[Token]:
 
 def _read_event(data: bytes, draw: Draw) -> Event:
     """A chunk holds a token as a rule, several when the reader lags or the engine speculates; then usage and [DONE]."""
-    if data.lstrip() == b"[DONE]":
+    if data.strip() == b"[DONE]":
         return Event([])
     reply = _decode_reply(data)
     usage = reply.usage
@@ -175,12 +171,8 @@ def _read_prefill(data: bytes) -> None:
     _decode_reply(data)
 
 
-def _is_context_error(said: str) -> bool:
+def _is_context_error(kind: str, said: str) -> bool:  # noqa: ARG001
     return "maximum context length" in said or "maximum model length" in said
-
-
-MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_Models).decode(data).data)
-"""What any OpenAI-compatible server lists: names and, vLLM and SGLang alone, how long a context they serve."""
 
 
 def _block_tokens(data: bytes) -> int:
@@ -192,7 +184,7 @@ def _block_tokens(data: bytes) -> int:
 METRICS = Exchange("/metrics", lambda: None, _block_tokens)
 
 
-def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16) -> Dialect:
+def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16, most_top: int = 20) -> Dialect:
     """The dialect for one served model. `priorities`: the server takes the field, whether or not it schedules by it."""
 
     def streamed(draw: Draw) -> dict[str, Any]:
@@ -206,8 +198,11 @@ def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int
         # Control tokens are always read as such: plain text is cut inside them before it comes here.
         return {"model": model, "prompt": text, "add_special_tokens": False}
 
-    def prefix(ids: Sequence[int]) -> dict[str, Any]:
-        return {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0.0}  # 0 tokens are refused
+    def prefix(ids: Sequence[int], session: Session | None) -> dict[str, Any]:
+        body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0.0}  # 0 tokens are refused
+        if priorities and session is not None:
+            body["priority"] = int(session.arrived_unix_s) + WARM_DELAY_S
+        return body
 
     return Dialect(
         name="vllm",
@@ -222,5 +217,6 @@ def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int
         ),
         encode_chat=Exchange("/tokenize", chat, lambda data: Decoder(_Ids).decode(data).tokens),
         info=ModelInfo(model, context_tokens, cache_block_tokens=block_tokens),
+        most_top=most_top,
         is_context_error=_is_context_error,
     )
