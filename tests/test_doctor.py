@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +39,9 @@ class Clock:
         return ScriptedEngine(STORY, pace=pace, sleep=self.sleep, vocabulary=vocabulary, name=name)
 
 
-class Forgetful(ScriptedEngine):
-    """Has no prefix cache."""
-
-    def _cached(self, ids: Sequence[int]) -> int:
-        return 0
+def forgetful(pace: Pace) -> Pace:
+    """That of an engine without a prefix cache: no prompt fills one of its blocks."""
+    return replace(pace, block_tokens=10**6)
 
 
 async def report_of(
@@ -71,7 +68,7 @@ async def test_a_good_pair_works_and_its_numbers_are_those_of_its_engines() -> N
 
 async def test_a_large_model_without_a_prefix_cache_should_stay_longer() -> None:
     clock = Clock()
-    large = Forgetful(STORY, pace=LARGE_PACE, sleep=clock.sleep)
+    large = ScriptedEngine(STORY, pace=forgetful(LARGE_PACE), sleep=clock.sleep)
     report = await report_of(clock.engine(SMALL_PACE), large, clock=clock)
     assert report.works
     found = of(report, "reentry", "large")
@@ -85,7 +82,7 @@ async def test_a_large_model_without_a_prefix_cache_should_stay_longer() -> None
 
 async def test_a_small_model_without_a_prefix_cache_should_be_called_back_less_often() -> None:
     clock = Clock()
-    small = Forgetful(STORY, pace=SMALL_PACE, sleep=clock.sleep)
+    small = ScriptedEngine(STORY, pace=forgetful(SMALL_PACE), sleep=clock.sleep)
     report = await report_of(small, clock.engine(LARGE_PACE), clock=clock)
     # 3,000 tokens at 0.2 ms, against a quarter of a step of each model.
     assert report.proposed == {"small_min_stay_steps": 6, "large_min_stay_steps": 3}
@@ -93,7 +90,7 @@ async def test_a_small_model_without_a_prefix_cache_should_be_called_back_less_o
 
 async def test_what_is_proposed_is_what_the_routing_takes() -> None:
     clock = Clock()
-    small, large = (Forgetful(STORY, pace=pace, sleep=clock.sleep) for pace in (SMALL_PACE, LARGE_PACE))
+    small, large = (ScriptedEngine(STORY, pace=forgetful(pace), sleep=clock.sleep) for pace in (SMALL_PACE, LARGE_PACE))
     report = await report_of(small, large, clock=clock)
     assert Routing(**report.proposed).large_min_stay_steps == 11  # type: ignore[arg-type]
 

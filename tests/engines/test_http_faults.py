@@ -300,6 +300,31 @@ async def test_a_connection_that_dies_before_the_first_byte_is_tried_once_more()
     assert calls == 2
 
 
+async def test_any_number_of_connections_may_have_been_closed_meanwhile() -> None:
+    """As a server does after so many replies or seconds: those that were kept alive together go together."""
+    kept, all_open = 0, asyncio.Event()
+
+    async def reply_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal kept
+        await reader.readuntil(b"}")
+        kept += 1
+        if kept == 3:
+            all_open.set()
+        await all_open.wait()
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"tokens":[7]}')
+        await reader.read(1)  # closed at the first byte of the next request
+        writer.close()
+
+    server = await asyncio.start_server(reply_once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    engine = HttpEngine(f"http://127.0.0.1:{port}", timeouts=Timeouts(first_token_s=5.0))
+    async with server:
+        assert await asyncio.gather(*(engine.encode(text) for text in "abc")) == [[7]] * 3
+        assert await engine.encode("d") == [7]
+        await engine.close()
+    assert kept == 4
+
+
 async def test_a_server_that_always_hangs_up_is_unavailable() -> None:
     calls = 0
 

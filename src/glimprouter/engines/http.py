@@ -88,7 +88,8 @@ class HttpEngine:
         self.url = url.rstrip("/")
         self.key = key
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        """By whether each of its requests has a connection of its own."""
         self._facts: EngineFacts | None = None
         self._coder = coder or ServerCoder(self)
         self._coding = self._coder if isinstance(self._coder, Pieces) else Coding(self._coder)
@@ -207,8 +208,8 @@ class HttpEngine:
 
     async def close(self) -> None:
         """Close every connection; open streams end with EngineUnavailable."""
-        session, self._session = self._session, None
-        if session is not None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             await session.close()
 
     # One request, one reply ------------------------------------------------------------------------------------------
@@ -244,9 +245,10 @@ class HttpEngine:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise self.lost(error) from error
-            # A kept-alive connection that the server had closed meanwhile. Calls are stateless: once more is safe.
+            # A kept-alive connection that the server had closed meanwhile. Calls are stateless: once more is safe, and
+            # on a new connection, for those kept alive together are often closed together.
             try:
-                response = await self._send(path, data, headers)
+                response = await self._send(path, data, headers, alone=True)
             except aiohttp.ClientError as again:
                 raise self.lost(again) from again
         except aiohttp.ServerTimeoutError as error:
@@ -259,16 +261,21 @@ class HttpEngine:
         return response
 
     async def _send(
-        self, path: str, data: bytes | None, headers: Mapping[str, str] | None = None
+        self, path: str, data: bytes | None, headers: Mapping[str, str] | None = None, *, alone: bool = False
     ) -> aiohttp.ClientResponse:
-        if self._session is None:
+        """`alone`: on a connection of its own, which ends with the reply."""
+        if alone not in self._sessions:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-            self._session = aiohttp.ClientSession(
-                connector=connector, headers=self._headers, timeout=timeout, trust_env=False, auto_decompress=False
+            keeping: dict[str, Any] = {"force_close": True} if alone else {"keepalive_timeout": KEEP_ALIVE_S}
+            self._sessions[alone] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, **keeping),
+                headers=self._headers,
+                timeout=timeout,
+                trust_env=False,
+                auto_decompress=False,
             )
-        method = "GET" if data is None else "POST"
-        return await self._session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
+        method, session = "GET" if data is None else "POST", self._sessions[alone]
+        return await session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
 
     def _read(self, exchange: Exchange[T], data: bytes, *args: Any) -> T:
         try:
