@@ -1,6 +1,6 @@
 """Speculation under routing: large alone and glimpse, each with and without the small model as the large one's draft.
 
-    python -m benchmarks.speculation [--engine llamacpp] [--engine hf] [--speculate 4] [--questions 24] [--rounds 5]
+    python -m benchmarks.speculation [--engine llamacpp] [--engine hf] [--speculate 4] [--questions 24] [--rounds 5] [--no-warm]
 
 The tiny pair answers the same questions four ways (and by small alone, which tells what a draft token costs), in turn,
 question by question, at temperature 0. Speculation pays where a round (so many tokens drafted, one pass that verifies
@@ -103,7 +103,7 @@ async def routers(engine: str, speculate: int) -> AsyncIterator[dict[bool, Route
         }
 
 
-async def measure(engine: str, *, speculate: int, asked: list[str], rounds: int) -> dict[Way, Account]:
+async def measure(engine: str, *, speculate: int, asked: list[str], rounds: int, warm: bool) -> dict[Way, Account]:
     accounts = {way: Account() for way in WAYS}
     async with routers(engine, speculate) as by_speculation:
         for number in range(rounds + 1):  # the first warms up
@@ -118,6 +118,7 @@ async def measure(engine: str, *, speculate: int, asked: list[str], rounds: int)
                         answer_by="small" if way is SMALL else "large",
                         max_thinking_tokens=MOST_TOKENS,
                         max_answer_tokens=MOST_TOKENS,
+                        warm=warm,
                     )
                     request = ask(question, routing=routing, sampling=GREEDY)
                     begun = time.perf_counter()
@@ -220,11 +221,16 @@ async def main() -> None:
     parser.add_argument("--speculate", type=int, default=4)
     parser.add_argument("--questions", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-warm", dest="warm", action="store_false", help="the idle model does not read along")
     options = parser.parse_args()
     results = []
     for engine in options.engine or ["llamacpp"]:
         accounts = await measure(
-            engine, speculate=options.speculate, asked=questions(options.questions), rounds=options.rounds
+            engine,
+            speculate=options.speculate,
+            asked=questions(options.questions),
+            rounds=options.rounds,
+            warm=options.warm,
         )
         results.append(figures(engine, options.speculate, accounts))
         show(results[-1])
