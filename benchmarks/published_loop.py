@@ -22,13 +22,16 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import aiohttp
 import orjson
 import uvloop
 
+from benchmarks.paced_gguf import write_paced_pair
 from benchmarks.report import key_values, save, table
+from benchmarks.schedule import THRESHOLD_NATS
 from glimprouter.config import SIDES, Routing, Sampling, Side, model_at
 from glimprouter.engines.http import HttpEngine
 from glimprouter.engines.servers import open_server
@@ -46,6 +49,7 @@ from tests.vllm.server import serving as serving_vllm
 TOP = 20
 GREEDY = Sampling(temperature=0.0)
 STEP_TOKENS = 512
+PACED_THOUGHT_TOKENS = 800
 MOST_STEPS = 400
 BOUNDARY = "\n\n"
 CLOSE = "</think>"
@@ -324,7 +328,19 @@ async def vllm_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
     return stack, Contest("vllm", small, large, wires, questions, threshold)
 
 
-CONTESTS = {"vllm": vllm_contest, "llamacpp-tiny": tiny_contest}
+async def paced_contest(questions: list[str]) -> tuple[AsyncExitStack, Contest]:
+    """Two llama.cpp servers on models of about 5 and 25 ms a token that write a recorded schedule."""
+    stack = AsyncExitStack()
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    small_path, large_path, _ = write_paced_pair(folder, thought_tokens=PACED_THOUGHT_TOKENS)
+    pair = await stack.enter_async_context(open_pair(str(small_path), str(large_path)))
+    assert isinstance(pair.small, HttpEngine)
+    assert isinstance(pair.large, HttpEngine)
+    wires: dict[Side, Wire] = {side: LlamacppWire() for side in SIDES}
+    return stack, Contest("llamacpp", pair.small, pair.large, wires, questions[:1], THRESHOLD_NATS)
+
+
+CONTESTS = {"vllm": vllm_contest, "llamacpp-tiny": tiny_contest, "llamacpp": paced_contest}
 
 
 async def main() -> None:

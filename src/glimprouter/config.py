@@ -85,7 +85,7 @@ class Routing:
     loop_repeats: int = 3
     overlap: bool = True
     warm: bool = True
-    warm_every_tokens: int = 48
+    warm_every_tokens: int = 24
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
 

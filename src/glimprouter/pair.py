@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Model, named_model
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Model, Routing, Side, named_model
 from glimprouter.engines import open_engine
+from glimprouter.engines.findings import Finding
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
 from glimprouter.router import Router
 
 TINY_SMALL, TINY_LARGE, TINY_WEAK = "tiny-small", "tiny-large", "tiny-weak"
 """Names of the models that ship: the pair, and an earlier checkpoint of its small one."""
+
+SHIPPED = frozenset({TINY_SMALL, TINY_LARGE, TINY_WEAK})
 
 UNCALIBRATED = (
     f"no profile for this pair: the published threshold of {PUBLISHED_THRESHOLD_NATS} nats is used, which does not "
@@ -33,6 +36,8 @@ class Pair:
     small: Engine
     large: Engine
     threshold_nats: float | None
+    findings: tuple[Finding, ...] = ()
+    """What a look at both engines gave to be warned of; empty for the pair that ships."""
 
     def router(self) -> Router:
         return Router(self.small, self.large, threshold_nats=self.threshold_nats)
@@ -47,26 +52,57 @@ async def open_pair(
     parallel: int = 1,
     exact: bool = False,
     speculate: int = 0,
+    routing: Routing | None = None,
 ) -> AsyncIterator[Pair]:
     """Open two models, closing both in the end. Without any, the tiny pair.
 
     `small` and `large` are a URL, a GGUF file, a Hugging Face folder, a name from `names`, or a model that ships.
     `parallel` is how many answers a local engine serves at once; `exact` trades its speed for reproducible arithmetic.
     `speculate`: the large model has the small one propose so many tokens at a time, where its own settings do not say;
-    both run here then.
+    both run here then. Both are looked at before they are used, for what `routing` will ask of them.
     Raises ModelError or PairError, with what to do.
     """
+    async with open_sides(small, large, names=names, parallel=parallel, exact=exact, speculate=speculate) as (
+        models,
+        outcomes,
+    ):
+        for outcome in outcomes.values():
+            if isinstance(outcome, Exception):
+                raise outcome
+        first, second = (outcome for outcome in outcomes.values() if not isinstance(outcome, Exception))
+        if models["large"].speculate and (await first.facts()).vocabulary != (await second.facts()).vocabulary:
+            raise PairError(
+                f"--speculate {models['large'].speculate}: the models number their tokens differently, so that the "
+                "small one can propose none to the large one; leave it out",
+                field="speculate",
+            )
+        pair = Pair(first, second, profile_threshold(small or TINY_SMALL, large or TINY_LARGE))
+        strangers = (small, large) != (None, None) and not {small, large} <= SHIPPED
+        yield replace(pair, findings=await _screened(pair, routing or Routing())) if strangers else pair
+
+
+@asynccontextmanager
+async def open_sides(
+    small: str | None = None,
+    large: str | None = None,
+    *,
+    names: dict[str, str | Model] | None = None,
+    parallel: int = 1,
+    exact: bool = False,
+    speculate: int = 0,
+) -> AsyncIterator[tuple[dict[Side, Model], dict[Side, Engine | Exception]]]:
+    """Two models as `open_pair` opens them, or why one could not be, without a look at what they can do."""
     if (small is None) != (large is None):
         given, missing = ("--small", "--large") if large is None else ("--large", "--small")
         raise PairError(
             f"{given} is given without {missing}; give both, or neither for the tiny pair", field=missing.strip("-")
         )
-    specs = {"small": small or TINY_SMALL, "large": large or TINY_LARGE}
+    specs: dict[Side, str] = {"small": small or TINY_SMALL, "large": large or TINY_LARGE}
     async with AsyncExitStack() as stack:
 
         def placed(spec: str) -> Model:
             model = named_model(spec, names or {})
-            if model.at[0] not in (TINY_SMALL, TINY_LARGE, TINY_WEAK):
+            if model.at[0] not in SHIPPED:
                 return model
             file = stack.enter_context(as_file(files("glimprouter.models") / f"{model.at[0]}.gguf"))
             return replace(model, at=(str(file),))
@@ -75,7 +111,7 @@ async def open_pair(
         models["large"] = replace(models["large"], speculate=models["large"].speculate or speculate)
         draft = draft_for(models["large"], models["small"])
 
-        async def opened(side: str, model: Model) -> Engine:
+        async def opened(side: Side, model: Model) -> Engine:
             second = draft if side == "large" else None
             engine = await open_engine(model, side=side, parallel=parallel, exact=exact, draft=second)
             stack.push_async_callback(engine.close)
@@ -83,16 +119,24 @@ async def open_pair(
 
         outcomes = await asyncio.gather(*(opened(*item) for item in models.items()), return_exceptions=True)
         for outcome in outcomes:
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
                 raise outcome
-        first, second = (outcome for outcome in outcomes if not isinstance(outcome, BaseException))
-        if draft is not None and (await first.facts()).vocabulary != (await second.facts()).vocabulary:
-            raise PairError(
-                f"--speculate {models['large'].speculate}: the models number their tokens differently, so that the "
-                "small one can propose none to the large one; leave it out",
-                field="speculate",
-            )
-        yield Pair(first, second, profile_threshold(specs["small"], specs["large"]))
+        yield models, dict(zip(models, outcomes, strict=True))  # type: ignore[arg-type]
+
+
+async def _screened(pair: Pair, routing: Routing) -> tuple[Finding, ...]:
+    """What to be warned of. Raises PairError, with the finding's own words, for an engine that cannot do its part."""
+    from glimprouter.engines.probe import screen  # the pair that ships is not looked at, and should not pay for it
+
+    glimpses = routing.policy == "glimpse"
+    both = await asyncio.gather(
+        screen(pair.small, "small", top=routing.glimpse_top, glimpses=glimpses), screen(pair.large, "large", top=0)
+    )
+    findings = (*both[0], *both[1])
+    for finding in findings:
+        if finding.level == "fail":
+            raise PairError(f"--{finding.side} {finding.sentence}", field=finding.side)
+    return findings
 
 
 def draft_for(large: Model, small: Model) -> Path | None:

@@ -7,10 +7,11 @@ without a library, so that damaged and odd files can be made too.
 from __future__ import annotations
 
 import math
-import struct
 from array import array
 from itertools import pairwise
 from pathlib import Path
+
+from tests.engines.gguf_writer import Field, write_gguf
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -32,7 +33,6 @@ END = PIECES.index(b"<|im_end|>")
 NEVER = -40.0
 
 NORMAL, CONTROL_TYPE, USER_DEFINED, UNUSED = 1, 3, 4, 5
-U32, F32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 
 Table = dict[bytes, dict[bytes, float]]
 """For each last piece the probabilities of the next; what is not there is followed by the end token."""
@@ -68,39 +68,31 @@ def write_bigram_gguf(
     words += [f"[PAD{place}]" for place in range(padding)]
     types += [UNUSED] * padding
     merges = [" ".join("".join(BYTES_AS_TEXT[b] for b in side) for side in merge.split(b" ")) for merge in MERGES]
-    pairs = [
-        _string("general.architecture", "llama"),
-        _number("llama.block_count", 1),
-        _number("llama.context_length", context_tokens),
-        _number("llama.embedding_length", VOCABULARY_SIZE),
-        _number("llama.feed_forward_length", 32),
-        _number("llama.attention.head_count", 9),
-        _number("llama.attention.head_count_kv", 1),
-        _key("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", F32, 1e-12),
-        _string("tokenizer.ggml.model", "gpt2"),
-        _string("tokenizer.ggml.pre", "qwen2"),
-        _key("tokenizer.ggml.tokens") + struct.pack("<IIQ", ARRAY, STRING, len(words)) + b"".join(map(_text, words)),
-        _key("tokenizer.ggml.token_type") + struct.pack(f"<IIQ{len(types)}i", ARRAY, 5, len(types), *types),
-        _key("tokenizer.ggml.merges") + struct.pack("<IIQ", ARRAY, STRING, len(merges)) + b"".join(map(_text, merges)),
-        _number("tokenizer.ggml.eos_token_id", END),
-        _number("tokenizer.ggml.bos_token_id", PIECES.index(b"<bos>")),
-        _key("tokenizer.ggml.add_bos_token") + struct.pack("<I?", BOOL, bos),
-    ]
+    fields: dict[str, Field] = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.context_length": context_tokens,
+        "llama.embedding_length": VOCABULARY_SIZE,
+        "llama.feed_forward_length": 32,
+        "llama.attention.head_count": 9,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-12,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.eos_token_id": END,
+        "tokenizer.ggml.bos_token_id": PIECES.index(b"<bos>"),
+        "tokenizer.ggml.add_bos_token": bos,
+    }
     if chat_template is not None:
-        pairs.append(_string("tokenizer.chat_template", chat_template))
-    tensors = tensors_of(table)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)) + b"".join(pairs)
-    offset = 0
-    for name, (shape, values) in tensors.items():
-        head += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, offset)
-        offset += len(values) * 4
-    head += bytes(-len(head) % 32)
-    path.write_bytes(head + b"".join(values.tobytes() for _, values in tensors.values()))
-    return path
+        fields["tokenizer.chat_template"] = chat_template
+    return write_gguf(path, fields, tensors_of(table))
 
 
 def tensors_of(table: Table) -> dict[str, tuple[list[int], array[float]]]:
-    """Shapes as GGUF has them (fastest first) and values; every length is a multiple of 32 bytes."""
+    """Shapes as GGUF has them (fastest first) and values."""
     n, head_size, hidden = VOCABULARY_SIZE, 32, 32
 
     def zeros(*shape: int) -> tuple[list[int], array[float]]:
@@ -131,18 +123,3 @@ def tensors_of(table: Table) -> dict[str, tuple[list[int], array[float]]]:
         "output_norm.weight": ones(n),
         "output.weight": output,
     }
-
-
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
-
-
-_key = _text
-
-
-def _string(key: str, value: str) -> bytes:
-    return _key(key) + struct.pack("<I", STRING) + _text(value)
-
-
-def _number(key: str, value: int) -> bytes:
-    return _key(key) + struct.pack("<II", U32, value)

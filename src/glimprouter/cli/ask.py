@@ -14,7 +14,7 @@ from rich.console import Console
 
 from glimprouter.cli.loop import run
 from glimprouter.cli.options import pair_options, routing_options, sampling_options, settings
-from glimprouter.cli.screen import Screen
+from glimprouter.cli.screen import Screen, warn
 from glimprouter.config import Config
 from glimprouter.errors import RequestError
 from glimprouter.flow import request as requests
@@ -65,8 +65,11 @@ async def _answer(request: requests.Request, config: Config, console: Console) -
     trace: Trace | None = None
     screen = Screen(console)
     try:
-        async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
+        async with open_pair(
+            config.small, config.large, names=config.models, speculate=config.speculate, routing=request.routing
+        ) as pair:
             routing = request.routing
+            warn(pair)
             if routing.policy == "glimpse" and pair.threshold_nats is None and routing.threshold is None:
                 Console(stderr=True, highlight=False).print(UNCALIBRATED, style="dim")
             async with aclosing(pair.router().stream(request)) as events:

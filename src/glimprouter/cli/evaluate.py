@@ -16,6 +16,7 @@ from rich.text import Text
 
 from glimprouter.cli.loop import run
 from glimprouter.cli.options import pair_options, sampling_options, settings
+from glimprouter.cli.screen import warn
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
 from glimprouter.errors import ConfigError, EngineError
 from glimprouter.evaluate import profiles, tables
@@ -150,6 +151,7 @@ async def _run(wish: _Wish) -> None:
     console = _console(stderr=True)
     config = wish.config
     async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
+        warn(pair)
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from glimprouter.config import Config, Routing, Sampling, load_config
+from glimprouter.config import SIDES, Config, Model, Routing, Sampling, Side, load_config, named_model
+from glimprouter.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CONFIG = {f.name: f.default for f in dataclasses.fields(Config)}
@@ -22,8 +23,22 @@ def _with_default(text: str, default: object) -> str:
 
 
 def pair_options(function: F) -> F:
-    """--config, --small, --large, --speculate."""
+    """--config, --small, --large, and what is said of these models: --thought-format, --tokenizer, --speculate."""
     for option in (
+        click.option(
+            "--tokenizer",
+            multiple=True,
+            metavar="[SIDE=]FOLDER",
+            help="Folder with tokenizer files and chat template, for servers that render nothing themselves.",
+        ),
+        click.option(
+            "--thought-format",
+            multiple=True,
+            metavar="[SIDE=]NAME",
+            help=_with_default(
+                "How a model opens and closes its thought; SIDE is small or large.", "its template tells"
+            ),
+        ),
         click.option(
             "--speculate",
             type=int,
@@ -83,11 +98,33 @@ def settings(options: dict[str, Any]) -> Config:
         names = {f.name for f in dataclasses.fields(base)}
         return dataclasses.replace(base, **{key: value for key, value in given.items() if key in names})
 
+    small, large = given.get("small", config.small), given.get("large", config.large)
     return dataclasses.replace(
         config,
+        models=_described(config.models, {"small": small, "large": large}, given),
         routing=laid_over(config.routing),
         sampling=laid_over(config.sampling),
-        small=given.get("small", config.small),
-        large=given.get("large", config.large),
+        small=small,
+        large=large,
         speculate=given.get("speculate", config.speculate),
     )
+
+
+def _described(
+    models: dict[str, str | Model], specs: dict[Side, str | None], given: dict[str, Any]
+) -> dict[str, str | Model]:
+    """The named models, and those of the pair under their own names, with what the options say of them."""
+    models = dict(models)
+    for name in ("tokenizer", "thought_format"):
+        for text in given.get(name, ()):
+            before, equals, value = text.partition("=")
+            sides = [side for side in SIDES if not equals or side == before]
+            if not sides or not (value if equals else text):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is {text!r}; accepted: a value, small=VALUE or large=VALUE", field=name)
+            for side in sides:
+                spec = specs[side]
+                if spec is None:
+                    raise ConfigError(f"--{name.replace('_', '-')} is given without --{side}; give both", field=name)
+                models[spec] = dataclasses.replace(named_model(spec, models), **{name: value if equals else text})
+    return models

@@ -7,6 +7,7 @@ from rich.text import Text as Styled
 
 from glimprouter.flow.answer import Event, Finished, Started, StepFinished, StepStarted, Text
 from glimprouter.flow.trace import Step, Trace
+from glimprouter.pair import Pair
 
 COLOURS = {"small": "cyan", "large": "yellow"}
 MARKS = {"small": "s", "large": "L"}
@@ -21,6 +22,13 @@ def entropy_bar(entropy_nats: float | None) -> str:
         return " " * (6 + BAR_CELLS)
     filled = min(BAR_CELLS, round(entropy_nats / BAR_FULL_NATS * BAR_CELLS))
     return f"{entropy_nats:5.2f} " + "█" * filled + "·" * (BAR_CELLS - filled)
+
+
+def warn(pair: Pair) -> None:
+    """Say on standard error, once, what a look at the pair gave to be warned of."""
+    console = Console(stderr=True, highlight=False)
+    for finding in pair.findings:
+        console.print(Styled(f"--{finding.side} {finding.sentence}", style="dim"), soft_wrap=True)
 
 
 class Screen:

@@ -21,6 +21,7 @@ async def open_engine(
     """
     spec = model.at[0]
     speculate = model.speculate if draft is not None else 0
+    thought_format = "" if model.thought_format == "auto" else model.thought_format
     if spec.startswith(("http://", "https://")):
         from glimprouter.engines.servers import open_replicas
 
@@ -29,16 +30,29 @@ async def open_engine(
         from glimprouter.engines.local_hf import LocalHf
 
         return await LocalHf.open(
-            Path(spec), side=side, parallel=parallel, exact=exact, draft=draft, speculate=speculate
+            Path(spec),
+            side=side,
+            parallel=parallel,
+            exact=exact,
+            draft=draft,
+            speculate=speculate,
+            thought_format=thought_format,
         )
     if spec.endswith(".gguf") or _is_path(spec):
         from glimprouter.engines.local_gguf import LocalGguf
 
         return await LocalGguf.start(
-            Path(spec), side=side, parallel=parallel, exact=exact, draft=draft, speculate=speculate
+            Path(spec),
+            side=side,
+            parallel=parallel,
+            exact=exact,
+            draft=draft,
+            speculate=speculate,
+            thought_format=thought_format,
         )
     raise ModelError(
-        f"--{side} {spec}: no such file; give a GGUF file, a Hugging Face folder, or the address of a server (http://host:port)",
+        f"--{side} {spec}: no such file; give a GGUF file, a Hugging Face folder, or the address of a server "
+        "(http://host:port)",
         field=side,
     )
 

@@ -45,8 +45,9 @@ class LocalGguf(HttpEngine):
         process: Process,
         dialect: Dialect = LLAMACPP,
         timeouts: Timeouts | None = None,
+        thought_format: str = "",
     ) -> None:
-        super().__init__(url, name=name, key=key, dialect=dialect, timeouts=timeouts)
+        super().__init__(url, name=name, key=key, dialect=dialect, timeouts=timeouts, thought_format=thought_format)
         self._process = process
 
     @classmethod
@@ -63,6 +64,7 @@ class LocalGguf(HttpEngine):
         timeouts: Timeouts | None = None,
         draft: Path | None = None,
         speculate: int = 0,
+        thought_format: str = "",
     ) -> LocalGguf:
         """Serve a file. Raises ModelError, which names `--{side}`, where it cannot be served.
 
@@ -103,7 +105,15 @@ class LocalGguf(HttpEngine):
                     field=side,
                 )
             dialect = SPECULATING if speculates else LLAMACPP
-            engine = cls(url, name=path.stem, key=key, process=process, dialect=dialect, timeouts=timeouts)
+            engine = cls(
+                url,
+                name=path.stem,
+                key=key,
+                process=process,
+                dialect=dialect,
+                timeouts=timeouts,
+                thought_format=thought_format,
+            )
             await engine.facts()
         except BaseException:
             await process.end()

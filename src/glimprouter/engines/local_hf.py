@@ -59,6 +59,7 @@ class LocalHf:
         network = shelf.network
         self._context_tokens, self._vocabulary_size = network.context_tokens, network.vocabulary_size
         self._facts: EngineFacts | None = None
+        self.thought_format = ""
 
     @classmethod
     async def open(
@@ -73,6 +74,7 @@ class LocalHf:
         draft: Path | None = None,
         speculate: int = 0,
         static: bool | None = None,
+        thought_format: str = "",
     ) -> LocalHf:
         """Load a folder. Raises ModelError, which names `--{side}`, where that cannot be done.
 
@@ -114,7 +116,9 @@ class LocalHf:
             )
         places = max(parallel, 2 if network.static else MOST_PLACES)
         shelf = Shelf(network, second, most_places=places)
-        return cls(vocabulary, shelf, worker, name=folder.name, places=places, speculate=speculate)
+        engine = cls(vocabulary, shelf, worker, name=folder.name, places=places, speculate=speculate)
+        engine.thought_format = thought_format
+        return engine
 
     async def facts(self) -> EngineFacts:
         if self._facts is None:
@@ -126,6 +130,7 @@ class LocalHf:
                 vocabulary=blake2b(repr(ids).encode(), digest_size=8).hexdigest(),
                 chat_template=self._vocabulary.template,
                 most_top=self._vocabulary_size,
+                thought_format=self.thought_format,
             )
         return self._facts
 

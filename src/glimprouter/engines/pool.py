@@ -91,6 +91,11 @@ class Pool:
         self._check = asyncio.Lock()
 
     @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The replicas themselves, in the order given."""
+        return tuple(one.engine for one in self._replicas.values())
+
+    @property
     def replicas(self) -> tuple[ReplicaState, ...]:
         return tuple(
             ReplicaState(one.name, one.breaker.state, self._places.answers_on(one.name), one.succeeded, one.failed)

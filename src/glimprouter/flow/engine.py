@@ -50,8 +50,8 @@ class EngineFacts:
     `vocabulary_size` is 0 and `chat_template` empty where a server does not tell them. `most_top` is how many
     log-probabilities a token may carry; without any the model cannot be the one that glimpses. Without `takes_ids` a
     server is spoken to in text, and its ids are our own numbers for the pieces of text seen. Prefixes are cached in
-    whole blocks of `cache_block_tokens`. `warnings` say what is amiss but does no great harm. `thought_format` names one
-    of `prompt.FORMATS` where the user told it.
+    whole blocks of `cache_block_tokens`. `warnings` say what is amiss but does no great harm. `thought_format` names
+    one of `prompt.FORMATS` where the user told it.
     """
 
     model: str

@@ -99,8 +99,7 @@ class Prompter:
     async def open(self, request: Request) -> dict[Side, Prompt]:
         """The prompt of each model. Raises PairError, or ContextError where a model has no room left to write in."""
         for side in self._engines:
-            if side not in self._families:
-                self._families[side] = await _family_of(self._engines[side], side)
+            await self._family(side)
         small, large = self._families["small"], self._families["large"]
         if small.reads_like == large.reads_like:
             # One family: one rendering serves both.
@@ -111,6 +110,16 @@ class Prompter:
         )
         return {side: _opened(self._families[side], ids) for side, ids in zip(self._families, rendered, strict=True)}
 
+    async def open_side(self, side: Side, messages: Sequence[Message]) -> Prompt:
+        """The prompt of one model alone; the other is not asked anything. Raises what `open` raises."""
+        family = await self._family(side)
+        return _opened(family, await self._engines[side].encode_prompt(messages))
+
+    async def _family(self, side: Side) -> _Family:
+        if side not in self._families:
+            self._families[side] = await _family_of(self._engines[side], side)
+        return self._families[side]
+
 
 @dataclass(frozen=True, slots=True)
 class _Family:
@@ -119,6 +128,8 @@ class _Family:
     format: ThoughtFormat
     open_ids: tuple[int, ...]
     """What is left to write of the opening tag; nothing where the template writes it."""
+    shut_ids: tuple[int, ...]
+    """What the template writes to shut the thought before it began, to be taken off again."""
     close_ids: tuple[int, ...]
     after_ids: tuple[int, ...]
     reads_like: tuple[object, ...]
@@ -140,17 +151,22 @@ async def _family_of(engine: Engine, side: Side) -> _Family:
     texts = (style.open_tag + style.after_open, style.close_tag, style.after)
     open_ids, close_ids, after_ids = [tuple(await engine.encode(text, special=True)) for text in texts]
     sample = await _sample_of(engine)
-    end = (await engine.render(sample)).rstrip()
+    rendered = await engine.render(sample)
+    end = rendered.rstrip()
+    shut_ids: tuple[int, ...] = ()
     if end.endswith(style.close_tag):
-        raise PairError(
-            f"--{side} {facts.model}: its chat template closes the thought before the model can think; "
-            "give the model's thinking variant, or a template with thinking on (vLLM: --chat-template FILE, with "
-            "enable_thinking true)",
-            field=side,
-        )
+        shut = rendered[rendered.rindex(style.open_tag) :] if style.open_tag in rendered else ""
+        if not facts.thought_format or shut.split() != [style.open_tag, style.close_tag]:
+            raise PairError(
+                f"--{side} {facts.model}: its chat template closes the thought before the model can think; "
+                f"use --thought-format {side}={style.name}, which opens it all the same, or give the model's thinking "
+                "variant, or a template with thinking on (vLLM: --chat-template FILE, with enable_thinking true)",
+                field=side,
+            )
+        shut_ids = tuple(await engine.encode(shut, special=True))
     reads_like = (facts.vocabulary, open_ids, close_ids, after_ids, await engine.encode_prompt(sample))
     left_to_open = () if end.endswith(style.open_tag) else open_ids
-    return _Family(side, facts, style, left_to_open, close_ids, after_ids, reads_like)
+    return _Family(side, facts, style, left_to_open, shut_ids, close_ids, after_ids, reads_like)
 
 
 async def _sample_of(engine: Engine) -> Sequence[Message]:
@@ -164,7 +180,14 @@ async def _sample_of(engine: Engine) -> Sequence[Message]:
 
 def _opened(family: _Family, ids: list[int]) -> Prompt:
     style, facts = family.format, family.facts
-    all_ids = (*ids, *family.open_ids)
+    shut = len(family.shut_ids)
+    if shut and tuple(ids[-shut:]) != family.shut_ids:
+        raise PairError(
+            f"--{family.side} {facts.model}: its chat template closes the thought in a way that cannot be undone; give "
+            "a template with thinking on",
+            field=family.side,
+        )
+    all_ids = (*ids[: len(ids) - shut], *family.open_ids)
     if len(all_ids) + LEAST_ROOM_TOKENS > facts.context_tokens:
         raise ContextError(
             f"the question takes {len(all_ids)} tokens for --{family.side} {facts.model}, whose context holds "

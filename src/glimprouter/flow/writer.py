@@ -8,6 +8,7 @@ what has been written meanwhile, so that a hand-over costs a token and not a pre
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
@@ -36,6 +37,10 @@ MOST_BLANK_TOKENS = 16
 
 DEAR_TOKENS = 256
 """A hand-over waits for a warming that reads more than this; a smaller one is dropped, for reading again is cheaper."""
+
+
+QUEUES = 4.0
+"""How many times longer than the quickest a warming takes, token for token, when it has to queue."""
 
 
 class Writer:
@@ -71,6 +76,7 @@ class Writer:
         self._taken_of_call = 0
         self._warming: asyncio.Task[None] | None = None
         self._warming_tokens = 0
+        self._best_pace_s = math.inf
         self._overtaken = self._pass_over = 0
         self._read_tokens = 0
 
@@ -90,19 +96,15 @@ class Writer:
     def warm(self) -> None:
         """Have the engine read, in the background, what it has not read yet. At most one such request at a time.
 
-        A request that is still under way when the next is due shows that the engine queues: as many chances as were
-        missed are passed over afterwards, so that a busy engine is asked ever less.
+        A request that takes far longer for its length than the quickest did waits in the engine's queue: as many
+        chances as were missed meanwhile are passed over afterwards, so that a busy engine is asked ever less.
         """
-        if self._warming is not None:
-            if not self._warming.done():
-                self._overtaken += 1
-                return
-            self._warming = None
-            self._pass_over, self._overtaken = self._overtaken, 0
-        if self._pass_over:
+        if self._warming is not None and not self._warming.done():
+            self._overtaken += 1
+        elif self._pass_over:
             self._pass_over -= 1
         elif self._would_cache_more():
-            self._warming = asyncio.create_task(self._prefill())
+            self._warming = asyncio.create_task(self._read_ahead())
 
     def _would_cache_more(self) -> bool:
         """Whether reading now would fill at least one more of the blocks that the engine caches."""
@@ -110,16 +112,27 @@ class Writer:
         heard = sum(len(passage.ids or ()) or len(passage.text) // 3 for passage in self._heard)
         return (len(self._ids) + heard) // block > self._read_tokens // block
 
-    async def _prefill(self) -> None:
-        """Never fails: what is wrong with the engine, or too much for it, will show when the model is needed."""
+    async def _read_ahead(self) -> None:
+        """Until all is read. Never fails: what is wrong with the engine, or too much for it, shows when it is used."""
+        now = asyncio.get_running_loop().time
         with suppress(EngineError, ContextError):
-            await self._take_over()
-            ids = self._ids.copy()
-            self._warming_tokens = len(ids) - self._read_tokens
-            self.usage.warm_calls += 1
-            self.usage.warm_tokens += self._warming_tokens
-            await self._engine.prefill(ids, session=self._session)
-            self._read_tokens = len(ids)
+            while self._would_cache_more() and not self._pass_over:
+                self._overtaken = 0
+                begun = now()
+                await self._take_over()
+                await self._prefill()
+                pace_s = (now() - begun) / max(1, self._warming_tokens)
+                self._best_pace_s = min(self._best_pace_s, pace_s)
+                if pace_s > QUEUES * self._best_pace_s:
+                    self._pass_over = self._overtaken
+
+    async def _prefill(self) -> None:
+        ids = self._ids.copy()
+        self._warming_tokens = len(ids) - self._read_tokens
+        self.usage.warm_calls += 1
+        self.usage.warm_tokens += self._warming_tokens
+        await self._engine.prefill(ids, session=self._session)
+        self._read_tokens = len(ids)
 
     async def _settle(self) -> None:
         """The model is needed now: a warming under way is dropped, or waited for where it reads much."""
