@@ -1,6 +1,6 @@
 """Speculation under routing: large alone and glimpse, each with and without the small model as the large one's draft.
 
-    python -m benchmarks.speculation [--engine llamacpp] [--engine hf] [--speculate 4] [--questions 24] [--rounds 5] [--no-warm]
+    python -m benchmarks.speculation [--engine llamacpp] [--engine hf] [--speculate 4] [--rounds 5] [--no-warm]
 
 The tiny pair answers the same questions four ways (and by small alone, which tells what a draft token costs), in turn,
 question by question, at temperature 0. Speculation pays where a round (so many tokens drafted, one pass that verifies
