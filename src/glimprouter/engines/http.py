@@ -319,7 +319,7 @@ class HttpEngine:
 
     def _refuse(self, status: int, data: bytes, retry_after: str | None = None) -> NoReturn:
         fault = fault_in(data) or Fault(data[:200].decode(errors="replace"))
-        if status < 500 and self.dialect.is_context_error(fault.type, fault.message):
+        if status < 500 and self.dialect.is_context_error(fault.kind, fault.message):
             if fault.prompt_tokens and fault.context_tokens:
                 raise self.too_long(fault.prompt_tokens, fault.context_tokens)
             raise ContextError(f"{self.name}: the prompt is too long: {fault.message}", field="question")
