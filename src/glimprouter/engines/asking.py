@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from glimprouter.flow.engine import Usage
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 _GPU_BLOCK_TOKENS = 16
+
+_PROMPTS = ("The answer is", "1 + 1 =", "a")
 
 _COUNTING = "Write the words one, two, three, four, five, six, seven, eight in this order, and nothing else."
 _BEGUN = "one, two, three, four,"
@@ -122,6 +125,24 @@ async def takes_seeds(engine: HttpEngine) -> bool:
             raise
         return False
     return True
+
+
+async def is_scaled(engine: HttpEngine) -> bool:
+    """Whether the same prompt has other log-probabilities at another temperature; as by default where none are had."""
+    for text in _PROMPTS:
+        ids = await engine.encode(text)
+        plain, warm = [await _gap_nats(engine, ids, temperature) for temperature in (1.0, 2.0)]
+        if plain is not None and warm is not None:
+            return abs(plain - warm) > 0.1 * plain
+    return True
+
+
+async def _gap_nats(engine: HttpEngine, ids: Sequence[int], temperature: float) -> float | None:
+    """Between the best token and the second best; None where the model ends at once or both are as good."""
+    sampling = Sampling(temperature=temperature, top_p=1.0)
+    async with engine.generate(ids, sampling, max_tokens=1, top=2, usage=Usage()) as tokens:
+        top = (await anext(tokens)).top
+    return (top[0][1] - top[1][1] or None) if len(top) > 1 else None
 
 
 async def streams(engine: HttpEngine) -> bool:

@@ -17,6 +17,7 @@ from glimprouter.config import Model, Sampling
 from glimprouter.engines.asking import (
     SLOW_STREAM,
     begins_anew,
+    is_scaled,
     sglang_model,
     sglang_repeats_itself,
     streams,
@@ -32,7 +33,7 @@ from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
 from glimprouter.engines.pool import Pool
 from glimprouter.engines.text_mode import Pieces
 from glimprouter.engines.tokenizer_files import TokenizerFiles
-from glimprouter.errors import ContextError, EngineError, EngineTimeout, EngineUnavailable, ModelError
+from glimprouter.errors import EngineError, EngineTimeout, EngineUnavailable, ModelError
 from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
 
 DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
@@ -271,7 +272,7 @@ async def tried_sglang(
     try:
         seeds = await takes_seeds(engine)
         engine.dialect = sglang(name, context_tokens, scaled=False, seeds=seeds)
-        scaled = await _is_scaled(engine)
+        scaled = await is_scaled(engine)
     finally:
         await engine.close()
     return made(sglang(name, context_tokens, scaled=scaled, seeds=seeds, warnings=warnings))
@@ -280,21 +281,3 @@ async def tried_sglang(
 def _files_here(folder: Path, side: str) -> TokenizerFiles | None:
     """The files the server itself reads, where it runs on this machine."""
     return TokenizerFiles(folder, side=side) if folder.is_dir() else None
-
-
-async def _is_scaled(engine: HttpEngine) -> bool:
-    """Whether the same prompt has other log-probabilities at another temperature."""
-    ids = await engine.encode("The answer is")
-    gaps = [await _gap_nats(engine, ids, temperature) for temperature in (1.0, 2.0)]
-    return abs(gaps[0] - gaps[1]) > 0.1 * abs(gaps[0])
-
-
-async def _gap_nats(engine: HttpEngine, ids: Sequence[int], temperature: float) -> float:
-    """Between the best token and the second best."""
-    sampling = Sampling(temperature=temperature, top_p=1.0)
-    try:
-        async with engine.generate(ids, sampling, max_tokens=1, top=2, usage=Usage()) as tokens:
-            top = (await anext(tokens)).top
-    except (StopAsyncIteration, ContextError):
-        return 0.0
-    return top[0][1] - top[1][1] if len(top) > 1 else 0.0
