@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ask test check lab lock clean
+.PHONY: help ask test check lab lock clean bench
 
 # The first interpreter that is new enough; empty if there is none.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
@@ -11,6 +11,7 @@ DEFAULT_Q = Solve the following multiplication: 41 * 74. Give only the result as
 override Q := $(if $(value Q),$(value Q),$(value DEFAULT_Q))
 export Q
 ARGS ?=
+BENCHMARKS := handover overhead concurrency published-loop
 CHECKED := $(wildcard src tests lab benchmarks)
 UV_VERSION := 0.13.9
 
@@ -18,6 +19,8 @@ help:
 	@echo 'make ask Q="..."   ask the tiny pair a question'
 	@echo 'make test          run the tests (ARGS="-k name -x" goes to pytest)'
 	@echo 'make check         format, lint and types'
+	@echo 'make bench         run all benchmarks; make bench-NAME one of them (ARGS goes to it):'
+	@echo '                   $(BENCHMARKS)'
 	@echo 'make lab           make the tiny pair (ARGS goes to python -m lab)'
 	@echo 'make lock          resolve the requirements anew'
 	@echo 'make clean         remove environments, builds and caches'
@@ -33,6 +36,12 @@ check: .venv-test/.ready
 	.venv-test/bin/ruff format --check $(CHECKED)
 	.venv-test/bin/ruff check $(CHECKED)
 	.venv-test/bin/mypy $(CHECKED)
+
+bench: $(BENCHMARKS:%=bench-%)
+
+.PHONY: $(BENCHMARKS:%=bench-%)
+$(BENCHMARKS:%=bench-%): bench-%: .venv-test/.ready
+	@.venv-test/bin/python -m benchmarks.$(subst -,_,$*) $(ARGS)
 
 lab: .venv-lab/.ready
 	@.venv-lab/bin/python -m lab $(ARGS)

@@ -10,20 +10,35 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from typing import Literal
 
 from glimprouter.config import Sampling
+from glimprouter.engines.paced import Clock, Device, Pace, Sleep, Writing
 from glimprouter.errors import ContextError, EngineUnavailable
 from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
+
+__all__ = [
+    "CONTROL",
+    "NEARLY_CERTAIN_NATS",
+    "Call",
+    "Line",
+    "Opening",
+    "Pace",
+    "Script",
+    "ScriptedEngine",
+    "Vocabulary",
+    "distribution",
+]
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 _WRITING = "<|im_start|>assistant\n"
 _BLANK = re.compile(r"\n\n+")
-_REMEMBERED_PREFIXES = 15
 NEARLY_CERTAIN_NATS = 0.05
 
 Opening = Literal["model", "template", "closed"]
@@ -81,15 +96,6 @@ Script = Sequence[Line | str] | Callable[[str], Line | str]
 """The steps of a thought by position, or what comes after the text the model has written so far ("" ends it)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What things cost, in milliseconds."""
-
-    first_token_ms: float = 0.0
-    token_ms: float = 0.0
-    prefill_token_ms: float = 0.0
-
-
 @dataclass(slots=True)
 class Call:
     """One call as it was made. `taken` counts tokens delivered; `closed_early`: left before the stream's end."""
@@ -117,28 +123,40 @@ class ScriptedEngine:
         opening: Opening = "model",
         context_tokens: int = 32_768,
         pace: Pace | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Sleep = asyncio.sleep,
+        clock: Clock | None = None,
         fail_after_tokens: int | None = None,
+        keep_calls: bool = True,
     ) -> None:
         """A list of steps is followed by the closing tag and `answer`; a function writes those itself. `sleep` takes
-        seconds and is called only where `pace` says that something takes time."""
+        seconds and is called only where `pace` says that something takes time; with a `clock` (seconds) tokens are
+        written while nobody asks, as by a server, else only on demand. Calls hold their whole prompts: long
+        runs had better not keep them."""
         self.name = name
         self.calls: list[Call] = []
         self.fail_after_tokens = fail_after_tokens
         self.closed = False
         self.left: list[str] = []
-        self._script = script
+        self._keep_calls = keep_calls
+        self._delivered = 0
+        self._script = script if callable(script) else [_line(item) for item in script]
+        self._line_ends = [] if callable(self._script) else list(accumulate(map(_blank_lines, self._script)))
         self._answer = answer
         self._vocabulary = vocabulary or Vocabulary()
         self._opening = opening
         self._context_tokens = context_tokens
-        self._pace = pace or Pace()
-        self._sleep = sleep
-        self._cache: list[list[int]] = []
+        self._device = Device(pace or Pace(), sleep, clock)
 
     async def facts(self) -> EngineFacts:
         template = f"<|im_start|>...<think>...</think> ({self._opening} opens the thought)"
-        return EngineFacts(self.name, self._context_tokens, Vocabulary.size, self._vocabulary.name, template)
+        return EngineFacts(
+            self.name,
+            self._context_tokens,
+            Vocabulary.size,
+            self._vocabulary.name,
+            template,
+            cache_block_tokens=self._device.pace.block_tokens,
+        )
 
     async def render(self, messages: Sequence[Message]) -> str:
         turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
@@ -173,9 +191,8 @@ class ScriptedEngine:
         usage.requests += 1
         self._check_room(ids)
         call = Call("generate", tuple(ids), sampling, max_tokens, top, closed_early=True, session=session)
-        self.calls.append(call)
+        self._note(call)
         usage.prompt_tokens = len(ids)
-        usage.cached_tokens = self._cached(ids)
         tokens = self._tokens(call, usage)
         try:
             yield tokens
@@ -184,34 +201,43 @@ class ScriptedEngine:
 
     async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
         self._check_room(ids)
-        self.calls.append(Call("prefill", tuple(ids), session=session))
-        await self._spend(self._pace.prefill_token_ms * (len(ids) - self._cached(ids)))
-        self._remember(list(ids))
+        self._note(Call("prefill", tuple(ids), session=session))
+        await self._device.read(list(ids))
 
     def leave(self, session: Session) -> None:
         self.left.append(session.id)
 
     async def close(self) -> None:
         self.closed = True
+        await self._device.close()
+
+    def _note(self, call: Call) -> None:
+        if self._keep_calls:
+            self.calls.append(call)
 
     async def _tokens(self, call: Call, usage: Usage) -> AsyncGenerator[Token, None]:
         ids = list(call.ids)
         room = min(call.max_tokens, self._context_tokens - len(ids))
-        self._remember(ids)
-        await self._spend(self._pace.first_token_ms + self._pace.prefill_token_ms * (len(ids) - usage.cached_tokens))
-        for id_, entropy_nats in self._wanted(self._vocabulary.decode(ids)):
-            if call.taken == room:
-                break
-            if call.taken:
-                await self._spend(self._pace.token_ms)
-            self._fail_if_due()
-            ids.append(id_)
-            usage.generated_tokens += 1
-            call.taken += 1
-            top = distribution(id_, entropy_nats, call.top)
-            yield Token(id_, self._vocabulary.decode([id_]), top[0][1] if top else None, top)
-        call.closed_early = False
-        yield Token(-1, "", finish="length" if call.taken == room else "stop")
+        usage.cached_tokens = await self._device.read(ids)
+        writing = Writing(self._device)
+        try:
+            for id_, entropy_nats in self._wanted(self._vocabulary.decode(ids)):
+                if call.taken == room:
+                    break
+                if call.taken:
+                    await writing.token()
+                self._fail_if_due()
+                ids.append(id_)
+                usage.generated_tokens += 1
+                call.taken += 1
+                self._delivered += 1
+                top = distribution(id_, entropy_nats, call.top)
+                yield Token(id_, self._vocabulary.decode([id_]), top[0][1] if top else None, top)
+            call.closed_early = False
+            yield Token(-1, "", finish="length" if call.taken == room else "stop")
+        finally:
+            if call.closed_early:
+                usage.generated_tokens += min(writing.waiting_tokens(), room - call.taken)
 
     def _wanted(self, prefix: str) -> Iterator[tuple[int, float]]:
         """Ids to the end of all it has to say, each with the entropy of its distribution."""
@@ -236,15 +262,12 @@ class ScriptedEngine:
         """The step that stands at the place the thought has reached, counted in blank lines, or the rest of it."""
         assert not callable(self._script)
         ends = [match.end() for match in _BLANK.finditer(body)]
-        start = counted = 0
-        for line in map(_line, self._script):
-            counted += max(1, len(_BLANK.findall(line.text)))
-            if counted <= len(ends):
-                start = ends[counted - 1]
-                continue
-            begun = len(body) - start
-            return Line(line.text[begun:] or "\n\n") if begun else line
-        return Line(f"</think>\n\n{self._answer}")
+        place = bisect_right(self._line_ends, len(ends))
+        if place == len(self._script):
+            return Line(f"</think>\n\n{self._answer}")
+        line = self._script[place]
+        begun = len(body) - (ends[self._line_ends[place - 1] - 1] if place else 0)
+        return Line(line.text[begun:] or "\n\n") if begun else line
 
     def _check_room(self, ids: Sequence[int]) -> None:
         self._fail_if_due()
@@ -255,30 +278,17 @@ class ScriptedEngine:
             )
 
     def _fail_if_due(self) -> None:
-        if self.fail_after_tokens is not None and sum(call.taken for call in self.calls) >= self.fail_after_tokens:
+        if self.fail_after_tokens is not None and self._delivered >= self.fail_after_tokens:
             raise EngineUnavailable(f"{self.name}: out of order, as its script wants it", engine=self.name)
-
-    def _cached(self, ids: Sequence[int]) -> int:
-        """How much of a prefix was seen before; the last token is always processed, as real engines do."""
-        shared = max((_shared(seen, ids) for seen in self._cache), default=0)
-        return max(0, min(shared, len(ids) - 1))
-
-    def _remember(self, ids: list[int]) -> None:
-        self._cache = [*self._cache[-_REMEMBERED_PREFIXES:], ids]
-
-    async def _spend(self, duration_ms: float) -> None:
-        if duration_ms > 0:
-            await self._sleep(duration_ms / 1000)
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """The length of the common prefix."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _line(item: Line | str) -> Line:
     return Line(item) if isinstance(item, str) else item
+
+
+def _blank_lines(line: Line) -> int:
+    """How many of them a thought has more once the line stands in it: one is added where the line has none."""
+    return max(1, len(_BLANK.findall(line.text)))
 
 
 def distribution(id_: int, entropy_nats: float, top: int) -> tuple[tuple[int, float], ...]:
