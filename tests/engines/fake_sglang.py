@@ -71,6 +71,9 @@ def sglang_app(
     async def info(request: web.Request) -> web.Response:
         return web.json_response({"model_path": "/nowhere/fake", "tokenizer_path": "/nowhere/fake"})
 
+    async def server(request: web.Request) -> web.Response:
+        return web.json_response({"model_path": "/nowhere/fake", "incremental_streaming_output": incremental})
+
     async def generate(request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         if seen is not None:
@@ -96,5 +99,6 @@ def sglang_app(
     app = web.Application(client_max_size=2**26)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/model_info", info)
+    app.router.add_get("/server_info", server)
     app.router.add_post("/generate", generate)
     return app

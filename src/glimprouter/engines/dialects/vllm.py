@@ -184,7 +184,7 @@ def _block_tokens(data: bytes) -> int:
 METRICS = Exchange("/metrics", lambda: None, _block_tokens)
 
 
-def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16, most_top: int = 20) -> Dialect:
+def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16) -> Dialect:
     """The dialect for one served model. `priorities`: the server takes the field, whether or not it schedules by it."""
 
     def streamed(draw: Draw) -> dict[str, Any]:
@@ -217,6 +217,5 @@ def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int
         ),
         encode_chat=Exchange("/tokenize", chat, lambda data: Decoder(_Ids).decode(data).tokens),
         info=ModelInfo(model, context_tokens, cache_block_tokens=block_tokens),
-        most_top=most_top,
         is_context_error=_is_context_error,
     )
