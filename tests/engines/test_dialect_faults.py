@@ -370,7 +370,7 @@ BROKEN: dict[str, Said] = {
     "no number among the best": replace(TOKEN, top=((65, -0.5), (90, float("nan")), *TOKEN.top[2:])),
     "a probability over one": replace(TOKEN, logprob=0.7),
     "a probability over one among the best": replace(TOKEN, top=((90, 0.7), *TOKEN.top[1:])),
-    "too few": replace(TOKEN, top=TOKEN.top[:2]),
+    "too few": replace(TOKEN, top=TOKEN.top[:1]),
     "none": replace(TOKEN, top=()),
 }
 
