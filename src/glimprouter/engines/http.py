@@ -86,7 +86,7 @@ class HttpEngine:
         self.url = url.rstrip("/")
         self.key = key
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._facts: EngineFacts | None = None
         self._coder = coder or ServerCoder(self)
         self._coding = self._coder if isinstance(self._coder, Pieces) else Coding(self._coder)
@@ -205,9 +205,8 @@ class HttpEngine:
 
     async def close(self) -> None:
         """Close every connection; open streams end with EngineUnavailable."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        while self._sessions:
+            await self._sessions.popitem()[1].close()
 
     # One request, one reply ------------------------------------------------------------------------------------------
 
@@ -242,9 +241,10 @@ class HttpEngine:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise self.lost(error) from error
-            # A kept-alive connection that the server had closed meanwhile. Calls are stateless: once more is safe.
+            # A kept-alive connection that the server had closed meanwhile, as it may have closed all the others. Calls
+            # are stateless: once more, over a new one, is safe.
             try:
-                response = await self._send(path, data, headers)
+                response = await self._send(path, data, headers, fresh=True)
             except aiohttp.ClientError as again:
                 raise self.lost(again) from again
         except aiohttp.ServerTimeoutError as error:
@@ -257,16 +257,24 @@ class HttpEngine:
         return response
 
     async def _send(
-        self, path: str, data: bytes | None, headers: Mapping[str, str] | None = None
+        self, path: str, data: bytes | None, headers: Mapping[str, str] | None, *, fresh: bool = False
     ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-            self._session = aiohttp.ClientSession(
-                connector=connector, headers=self._headers, timeout=timeout, trust_env=False, auto_decompress=False
-            )
         method = "GET" if data is None else "POST"
-        return await self._session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
+        session = self._sessions.get(fresh) or self._opened(fresh=fresh)
+        return await session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
+
+    def _opened(self, *, fresh: bool) -> aiohttp.ClientSession:
+        """The session whose connections are kept, or the one where each request has a new one."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
+        keep = {"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE_S}
+        session = self._sessions[fresh] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, **keep),
+            headers=self._headers,
+            timeout=timeout,
+            trust_env=False,
+            auto_decompress=False,
+        )
+        return session
 
     def _read(self, exchange: Exchange[T], data: bytes, *args: Any) -> T:
         try:

@@ -104,8 +104,6 @@ def _top_reader(place: int, most: int) -> Callable[[bytes], Sequence[tuple[int, 
         if not top:
             return ()
         pairs = [(int(key[_ID:]), -float("inf") if value is None else value) for key, value in top.items()]
-        if len(pairs) < most:
-            raise ValueError(f"{len(pairs)} log-probabilities of {most}")
         pairs.sort(key=lambda pair: -pair[1])
         return tuple(pairs[:most])
 
