@@ -12,8 +12,9 @@ import pytest
 from glimprouter.config import Routing, Side
 from glimprouter.doctor import Report, diagnose
 from glimprouter.engines.findings import CODES, Finding
+from glimprouter.engines.paced import Sleep
 from glimprouter.engines.pool import Pool
-from glimprouter.engines.scripted import Line, Pace, ScriptedEngine, Vocabulary
+from glimprouter.engines.scripted import Line, Pace, Script, ScriptedEngine, Vocabulary
 from glimprouter.errors import ModelError
 from glimprouter.flow.engine import Engine, EngineFacts
 
@@ -39,9 +40,11 @@ class Clock:
         return ScriptedEngine(STORY, pace=pace, sleep=self.sleep, vocabulary=vocabulary, name=name)
 
 
-def forgetful(pace: Pace) -> Pace:
-    """That of an engine without a prefix cache: no prompt fills one of its blocks."""
-    return replace(pace, block_tokens=10**6)
+class Forgetful(ScriptedEngine):
+    """Keeps no prefix: no block of its cache is ever full."""
+
+    def __init__(self, script: Script, *, pace: Pace, sleep: Sleep) -> None:
+        super().__init__(script, pace=replace(pace, block_tokens=10**6), sleep=sleep)
 
 
 async def report_of(
@@ -68,7 +71,7 @@ async def test_a_good_pair_works_and_its_numbers_are_those_of_its_engines() -> N
 
 async def test_a_large_model_without_a_prefix_cache_should_stay_longer() -> None:
     clock = Clock()
-    large = ScriptedEngine(STORY, pace=forgetful(LARGE_PACE), sleep=clock.sleep)
+    large = Forgetful(STORY, pace=LARGE_PACE, sleep=clock.sleep)
     report = await report_of(clock.engine(SMALL_PACE), large, clock=clock)
     assert report.works
     found = of(report, "reentry", "large")
@@ -82,7 +85,7 @@ async def test_a_large_model_without_a_prefix_cache_should_stay_longer() -> None
 
 async def test_a_small_model_without_a_prefix_cache_should_be_called_back_less_often() -> None:
     clock = Clock()
-    small = ScriptedEngine(STORY, pace=forgetful(SMALL_PACE), sleep=clock.sleep)
+    small = Forgetful(STORY, pace=SMALL_PACE, sleep=clock.sleep)
     report = await report_of(small, clock.engine(LARGE_PACE), clock=clock)
     # 3,000 tokens at 0.2 ms, against a quarter of a step of each model.
     assert report.proposed == {"small_min_stay_steps": 6, "large_min_stay_steps": 3}
@@ -90,7 +93,7 @@ async def test_a_small_model_without_a_prefix_cache_should_be_called_back_less_o
 
 async def test_what_is_proposed_is_what_the_routing_takes() -> None:
     clock = Clock()
-    small, large = (ScriptedEngine(STORY, pace=forgetful(pace), sleep=clock.sleep) for pace in (SMALL_PACE, LARGE_PACE))
+    small, large = (Forgetful(STORY, pace=pace, sleep=clock.sleep) for pace in (SMALL_PACE, LARGE_PACE))
     report = await report_of(small, large, clock=clock)
     assert Routing(**report.proposed).large_min_stay_steps == 11  # type: ignore[arg-type]
 

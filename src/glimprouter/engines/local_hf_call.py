@@ -43,12 +43,13 @@ class Call:
         if place is not None:
             self._shelf.put_back(place)
 
-    def read_chunk(self, *, spare_tokens: int = 0) -> bool:
-        """Read on; whether the prefix is read, apart from its last tokens, which the first round is to read."""
+    def read_chunk(self, *, leave_tokens: int = 0) -> bool:
+        """Read on, up to so many tokens before the end of the prefix; whether that is done."""
+        most = len(self._ids) - leave_tokens
         for reading in self._readings(self._taken()):
-            most = min(len(self._ids) - spare_tokens, reading.network.context_tokens)
             read = len(reading.ids)
-            if read < most:
+            # A draft model with too small a context has nothing to say here.
+            if read < most <= reading.network.context_tokens:
                 reading.read(self._ids[read : min(most, read + CHUNK_TOKENS)])
                 return False
         return True
@@ -85,11 +86,11 @@ class Writing(Call):
         self._spelling = spelling
         self._speculate = speculate
         self._drawn: list[int] = []
-        self._spared = False
 
     def advance(self) -> list[Token]:
         """The tokens of the next round; none where it read a chunk of the prefix instead."""
-        if not self._drawn and not self.read_chunk(spare_tokens=1):
+        # The first round reads what is left itself: a pass of its own would cost as much as a token.
+        if not self._drawn and not self.read_chunk(leave_tokens=CHUNK_TOKENS):
             return []
         proposals = self._propose()
         place = self._taken()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,33 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from glimprouter.config import Model, Sampling
+from glimprouter.engines.asking import (
+    SLOW_STREAM,
+    begins_anew,
+    is_scaled,
+    sglang_model,
+    sglang_repeats_itself,
+    streams,
+    takes_seeds,
+    vllm_ways,
+)
 from glimprouter.engines.dialects import Dialect, Exchange
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.dialects.openai import openai
 from glimprouter.engines.dialects.sglang import sglang
-from glimprouter.engines.dialects.vllm import METRICS, vllm
+from glimprouter.engines.dialects.vllm import vllm
 from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
 from glimprouter.engines.pool import Pool
 from glimprouter.engines.text_mode import Pieces
 from glimprouter.engines.tokenizer_files import TokenizerFiles
-from glimprouter.errors import ContextError, EngineError, EngineTimeout, EngineUnavailable, InputError, ModelError
-from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
+from glimprouter.errors import EngineError, EngineTimeout, EngineUnavailable, ModelError
+from glimprouter.flow.engine import Completion, EngineFacts, Message, Session, Token, Usage
 
 DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
 BLOCK_TOKENS = 64
 """Of a host that cannot stream."""
+
+_NO_STREAM = "{} does not stream: it is asked for blocks of {} tokens, and waits are longer"
 
 
 class _Listed(Struct):
@@ -40,17 +54,13 @@ class _List(Struct):
     data: list[_Listed]
 
 
-class _SglangInfo(Struct):
-    model_path: str
-    tokenizer_path: str = ""
-
-
 _MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_List).decode(data).data)
-_SGLANG = Exchange("/get_model_info", lambda: None, Decoder(_SglangInfo).decode)
 _OWNERS = {"llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 
-async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> HttpEngine:
+async def open_server(
+    url: str, model: Model, *, side: str, timeouts: Timeouts | None = None, shared: SharedFiles | None = None
+) -> HttpEngine:
     """The engine at one address, once it has answered. Raises ModelError, naming `--{side}`, where it does not."""
     if model.dialect not in DIALECTS:
         raise ModelError(
@@ -59,8 +69,12 @@ async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts |
     key = os.environ.get(model.key_variable or KEY_VARIABLE[side])
     scout = HttpEngine(url, key=key, timeouts=timeouts)
     try:
-        engine = await _Opening(scout, model, side).engine()
-        await engine.facts()
+        engine = await _Opening(scout, model, side, shared or SharedFiles(model, side)).engine()
+        try:
+            await engine.facts()
+        except BaseException:
+            await engine.close()
+            raise
     except EngineError as error:
         raise ModelError(
             f"--{side} {url}: no server that can be used: {error}; give the address of one (http://host:port) that is "
@@ -77,9 +91,17 @@ async def open_replicas(model: Model, *, side: str, timeouts: Timeouts | None = 
 
     Raises ModelError, naming `--{side}`, where none is up, and PairError where two serve different models.
     """
+    for place in model.at:
+        if not place.startswith(("http://", "https://")):
+            raise ModelError(
+                f"--{side}: {place} stands among addresses and is none; give http://host:port for each replica, or one "
+                "file alone",
+                field=side,
+            )
     urls = [url.rstrip("/") for url in model.at]
+    shared = SharedFiles(model, side)
     outcomes = await asyncio.gather(
-        *(open_server(url, model, side=side, timeouts=timeouts) for url in urls), return_exceptions=True
+        *(open_server(url, model, side=side, timeouts=timeouts, shared=shared) for url in urls), return_exceptions=True
     )
     opened = [outcome for outcome in outcomes if isinstance(outcome, HttpEngine)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -88,33 +110,54 @@ async def open_replicas(model: Model, *, side: str, timeouts: Timeouts | None = 
         for engine in opened:
             await engine.close()
         raise next((error for error in failures if error not in unreachable), failures[0])
-    engines = [
-        outcome if isinstance(outcome, HttpEngine) else LateServer(url, model, side=side, timeouts=timeouts)
-        for url, outcome in zip(urls, outcomes, strict=True)
-    ]
-    pool = Pool(engines)
+
+    def later(url: str) -> LateServer:
+        return LateServer(url, lambda: open_server(url, model, side=side, timeouts=timeouts, shared=shared))
+
     try:
+        pool = Pool(
+            [
+                outcome if isinstance(outcome, HttpEngine) else later(url)
+                for url, outcome in zip(urls, outcomes, strict=True)
+            ]
+        )
         await pool.facts()
     except BaseException:
-        await pool.close()
+        for engine in opened:
+            await engine.close()
         raise
     return pool
+
+
+class SharedFiles:
+    """What replicas of one model have in common: the tokenizer's files, read once, and text mode's numbers, which must
+    mean the same on each of them, for an answer goes on elsewhere from the numbers it has."""
+
+    def __init__(self, model: Model, side: str) -> None:
+        self._model = model
+        self._side = side
+
+    @cached_property
+    def given(self) -> TokenizerFiles | None:
+        return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        return Pieces(self.given)
 
 
 class LateServer:
     """A server that was down when the pair was opened: an engine as soon as it is up."""
 
-    def __init__(self, url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, url: str, open_: Callable[[], Awaitable[HttpEngine]]) -> None:
         self.name = url
-        self._model = model
-        self._side = side
-        self._timeouts = timeouts
+        self._open = open_
         self._engine: HttpEngine | None = None
 
     async def _there(self) -> HttpEngine:
         if self._engine is None:
             try:
-                self._engine = await open_server(self.name, self._model, side=self._side, timeouts=self._timeouts)
+                self._engine = await self._open()
             except ModelError as error:
                 raise EngineUnavailable(f"{self.name}: {error}", engine=self.name) from error
         return self._engine
@@ -151,6 +194,9 @@ class LateServer:
         ) as tokens:
             yield tokens
 
+    async def complete(self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, usage: Usage) -> Completion:
+        return await (await self._there()).complete(ids, sampling, max_tokens=max_tokens, usage=usage)
+
     async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
         await (await self._there()).prefill(ids, session=session)
 
@@ -158,15 +204,18 @@ class LateServer:
         """Nothing is kept for an answer here."""
 
     async def close(self) -> None:
-        if self._engine is not None:
-            await self._engine.close()
+        """It is looked at anew when it is used again: it may be another server by then."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
 
 
 class _Opening:
     """One address on the way to an engine. `scout` asks; the engine that is returned has its own connections."""
 
-    def __init__(self, scout: HttpEngine, model: Model, side: str) -> None:
+    def __init__(self, scout: HttpEngine, model: Model, side: str, shared: SharedFiles) -> None:
         self._scout = scout
+        self._shared = shared
         self._model = model
         self._side = side
 
@@ -204,30 +253,17 @@ class _Opening:
             block_tokens=block_tokens,
         )
 
-    def _files(self) -> TokenizerFiles | None:
-        return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
-
     async def _vllm(self, listed: _Listed) -> HttpEngine:
-        priorities = await self._takes_priorities(listed.id)
-        try:
-            block_tokens = await self._scout.exchange(METRICS)
-        except (EngineError, InputError):  # they may be closed to us
-            block_tokens = 16
-        dialect = vllm(listed.id, listed.max_model_len or 0, priorities=priorities, block_tokens=block_tokens)
-        return self._made(dialect, self._files())
-
-    async def _takes_priorities(self, name: str) -> bool:
-        """A server that does not schedule by priority takes the field and does nothing, or refuses it."""
-        body = {"model": name, "prompt": "a", "max_tokens": 1, "priority": 1}
-        try:
-            await self._scout.exchange(Exchange("/v1/completions", lambda: body, lambda data: data))
-        except (EngineError, InputError):
-            return False
-        return True
+        files = self._shared.given
+        ways = await vllm_ways(self._scout, listed.id, has_files=files is not None)
+        if not ways.ids:
+            return await self._openai(listed)
+        dialect = vllm(listed.id, listed.max_model_len or 0, priorities=ways.priorities, block_tokens=ways.block_tokens)
+        return self._made(dialect, files)
 
     async def _sglang(self, listed: _Listed) -> HttpEngine:
-        info = await self._scout.exchange(_SGLANG)
-        files = self._files()
+        info = await sglang_model(self._scout)
+        files = self._shared.given
         if files is None and info.tokenizer_path:
             files = _files_here(Path(info.tokenizer_path), self._side)
         if files is None:
@@ -236,14 +272,10 @@ class _Opening:
                 "tokenizer files with --tokenizer FOLDER",
                 field="tokenizer",
             )
-        context = listed.max_model_len or 0
-        engine = self._made(sglang(listed.id, context, scaled=False), files)
-        if await _is_scaled(engine):
-            engine.dialect = sglang(listed.id, context, scaled=True)
-        return engine
+        return await tried_sglang(self._scout, listed.id, listed.max_model_len or 0, lambda one: self._made(one, files))
 
     async def _openai(self, listed: _Listed) -> HttpEngine:
-        files = self._files()
+        files = self._shared.given
         how = (
             "prompts are sent as text, rendered with the tokenizer files given"
             if files is not None
@@ -251,29 +283,40 @@ class _Opening:
             "with --tokenizer FOLDER to have prompts rendered here"
         )
         warning = f"{self._scout.url} takes no ids: {how}. What a model wrote is read again as text at every hand-over"
-        pieces = Pieces(files)
+        pieces = self._shared.pieces
         dialect = openai(listed.id, listed.max_model_len or 0, pieces, renders=files is not None, warnings=(warning,))
-        return self._made(dialect, pieces)
+        engine = self._made(dialect, pieces)
+        try:
+            if not await streams(engine):
+                engine.block_tokens = BLOCK_TOKENS
+                engine.dialect = replace(dialect, warnings=(warning, _NO_STREAM.format(self._scout.url, BLOCK_TOKENS)))
+            if files is None and await begins_anew(engine):
+                raise ModelError(
+                    f"--{self._side} {self._scout.url}: the host does not continue what the assistant has begun to "
+                    "write, it begins anew; give the model's tokenizer files with --tokenizer FOLDER, if the host has "
+                    "/v1/completions, or another host",
+                    field=self._side,
+                )
+        finally:
+            await engine.close()
+        return self._made(engine.dialect, pieces, block_tokens=engine.block_tokens)
+
+
+async def tried_sglang(
+    scout: HttpEngine, name: str, context_tokens: int, made: Callable[[Dialect], HttpEngine]
+) -> HttpEngine:
+    """An engine in the dialect that fits the server's version and settings."""
+    warnings = (SLOW_STREAM,) if await sglang_repeats_itself(scout) else ()
+    engine = made(sglang(name, context_tokens, scaled=False))
+    try:
+        seeds = await takes_seeds(engine)
+        engine.dialect = sglang(name, context_tokens, scaled=False, seeds=seeds)
+        scaled = await is_scaled(engine)
+    finally:
+        await engine.close()
+    return made(sglang(name, context_tokens, scaled=scaled, seeds=seeds, warnings=warnings))
 
 
 def _files_here(folder: Path, side: str) -> TokenizerFiles | None:
     """The files the server itself reads, where it runs on this machine."""
     return TokenizerFiles(folder, side=side) if folder.is_dir() else None
-
-
-async def _is_scaled(engine: HttpEngine) -> bool:
-    """Whether the same prompt has other log-probabilities at another temperature."""
-    ids = await engine.encode("The answer is")
-    gaps = [await _gap_nats(engine, ids, temperature) for temperature in (1.0, 2.0)]
-    return abs(gaps[0] - gaps[1]) > 0.1 * abs(gaps[0])
-
-
-async def _gap_nats(engine: HttpEngine, ids: Sequence[int], temperature: float) -> float:
-    """Between the best token and the second best."""
-    sampling = Sampling(temperature=temperature, top_p=1.0)
-    try:
-        async with engine.generate(ids, sampling, max_tokens=1, top=2, usage=Usage()) as tokens:
-            top = (await anext(tokens)).top
-    except (StopAsyncIteration, ContextError):
-        return 0.0
-    return top[0][1] - top[1][1] if len(top) > 1 else 0.0
