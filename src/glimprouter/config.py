@@ -68,8 +68,9 @@ class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
-    other writes, after each step and within it every `warm_every_tokens` (0: only after). `*_min_stay_steps`: how many
-    steps a model keeps writing once it has taken over, for engines where coming back is dear.
+    other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
+    `warm_beside_streams` of other answers are open on its engine. `*_min_stay_steps`: how many steps a model keeps
+    writing once it has taken over, for engines where coming back is dear.
     """
 
     policy: str = "glimpse"
@@ -86,6 +87,7 @@ class Routing:
     overlap: bool = True
     warm: bool = True
     warm_every_tokens: int = 24
+    warm_beside_streams: int = 0
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
 
@@ -103,6 +105,7 @@ class Routing:
         _number("glimpse_top", self.glimpse_top, 2, 1000)
         _number("loop_repeats", self.loop_repeats, 2, 1000)
         _number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
+        _number("warm_beside_streams", self.warm_beside_streams, 0, 10**6)
         _number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
         _number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
 

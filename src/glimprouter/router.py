@@ -22,7 +22,7 @@ from glimprouter.flow.engine import Engine, Session
 from glimprouter.flow.prompt import Prompt, Prompter
 from glimprouter.flow.request import Request
 from glimprouter.flow.trace import ModelUsage, Trace
-from glimprouter.flow.writer import Writer, WriterPair
+from glimprouter.flow.writer import Traffic, Writer, WriterPair
 from glimprouter.policies import make_policy
 
 
@@ -40,6 +40,7 @@ class Router:
         """`threshold_nats` is the pair's calibrated one; without it the published 0.9 applies."""
         self._engines: dict[Side, Engine] = {"small": small, "large": large}
         self._threshold_nats = PUBLISHED_THRESHOLD_NATS if threshold_nats is None else threshold_nats
+        self._traffic: dict[Side, Traffic] = {"small": Traffic(), "large": Traffic()}
         self._prompter = Prompter(small, large)
         self._clock = clock
 
@@ -88,8 +89,17 @@ class Router:
         session = Session(trace.id, trace.created_unix_s)
 
         def writer(side: Side, top: int) -> Writer:
-            usage = trace.usage_of(side)
-            return Writer(side, self._engines[side], prompts[side], request.sampling, session, top=top, usage=usage)
+            return Writer(
+                side,
+                self._engines[side],
+                prompts[side],
+                request.sampling,
+                session,
+                top=top,
+                usage=trace.usage_of(side),
+                traffic=self._traffic[side],
+                warm_beside_streams=request.routing.warm_beside_streams,
+            )
 
         return WriterPair(writer("small", request.routing.glimpse_top), writer("large", 0))
 

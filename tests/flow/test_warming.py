@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from glimprouter.config import Routing
 from glimprouter.engines.scripted import Line, Pace, ScriptedEngine, Vocabulary
+from glimprouter.flow.answer import Text
 from glimprouter.flow.engine import Session
 from glimprouter.flow.request import ask
 from glimprouter.flow.trace import Trace
@@ -65,6 +67,21 @@ SCRIPT = [step(200), step(50), step(10, HIGH), step(120, HIGH), step(30), step(9
 def pair(**options: Any) -> tuple[Engine, Engine]:
     vocabulary = Vocabulary()
     return Engine(SCRIPT, vocabulary, **options), Engine(SCRIPT, vocabulary, **options)
+
+
+async def test_an_engine_at_which_others_write_is_not_warmed_unless_it_is_allowed() -> None:
+    for beside, may_warm in ((0, False), (1, True)):
+        small, large = pair()
+        router = Router(small, large)
+        other = ask("And?", routing=Routing(policy="large", warm=False))
+        async with aclosing(router.stream(other)) as events:
+            while not isinstance(await anext(events), Text):
+                pass
+            await router.answer(ask("Why?", routing=Routing(min_step_tokens=0, warm_beside_streams=beside)))
+        assert bool(large.warmed) == may_warm
+        large.calls.clear()
+        await router.answer(ask("Why?", routing=Routing(min_step_tokens=0, warm_beside_streams=beside)))
+        assert large.warmed  # the other's stream is closed
 
 
 async def test_idle_model_reads_along_within_a_long_step() -> None:

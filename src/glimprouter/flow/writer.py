@@ -43,6 +43,13 @@ QUEUES = 4.0
 """How many times longer than the quickest a warming takes, token for token, when it has to queue."""
 
 
+@dataclass(slots=True)
+class Traffic:
+    """How many streams a router has open on one engine, over all its answers."""
+
+    streams: int = 0
+
+
 class Writer:
     """Draws tokens for one model. `ahead` holds tokens drawn but not yet taken (the glimpse is one of them)."""
 
@@ -56,8 +63,13 @@ class Writer:
         *,
         top: int,
         usage: ModelUsage,
+        traffic: Traffic,
+        warm_beside_streams: int,
     ) -> None:
-        """`top` is how many log-probabilities to ask for with every token; 0 for a side that is never glimpsed."""
+        """`top` is how many log-probabilities to ask for with every token; 0 for a side that is never glimpsed.
+
+        `traffic` is shared by all writers on the engine; beside more than `warm_beside_streams` nothing is read ahead.
+        """
         self.side = side
         self.facts = prompt.facts
         self.prompt = prompt
@@ -68,6 +80,8 @@ class Writer:
         self._session = session
         self._top = top
         self._tokens_left = prompt.room_tokens
+        self._traffic = traffic
+        self._warm_beside_streams = warm_beside_streams
         self._heard: list[Passage] = []
         self._ahead: deque[Token] = deque()
         self._stream: AsyncIterator[Token] | None = None
@@ -96,6 +110,7 @@ class Writer:
     def warm(self) -> None:
         """Have the engine read, in the background, what it has not read yet. At most one such request at a time.
 
+        It costs other answers their time, so it is done only where few of them have the engine write.
         A request that takes far longer for its length than the quickest did waits in the engine's queue: as many
         chances as were missed meanwhile are passed over afterwards, so that a busy engine is asked ever less.
         """
@@ -103,8 +118,12 @@ class Writer:
             self._overtaken += 1
         elif self._pass_over:
             self._pass_over -= 1
-        elif self._would_cache_more():
+        elif self._is_quiet and self._would_cache_more():
             self._warming = asyncio.create_task(self._read_ahead())
+
+    @property
+    def _is_quiet(self) -> bool:
+        return self._traffic.streams <= self._warm_beside_streams
 
     def _would_cache_more(self) -> bool:
         """Whether reading now would fill at least one more of the blocks that the engine caches."""
@@ -116,7 +135,7 @@ class Writer:
         """Until all is read. Never fails: what is wrong with the engine, or too much for it, shows when it is used."""
         now = asyncio.get_running_loop().time
         with suppress(EngineError, ContextError):
-            while self._would_cache_more() and not self._pass_over:
+            while self._is_quiet and self._would_cache_more() and not self._pass_over:
                 self._overtaken = 0
                 begun = now()
                 await self._take_over()
@@ -176,6 +195,7 @@ class Writer:
         self._ahead.clear()
         if context is None:
             return
+        self._traffic.streams -= 1
         try:
             await context.__aexit__(None, None, None)
         finally:
@@ -254,6 +274,7 @@ class Writer:
             usage=self._call,
             session=self._session,
         )
+        self._traffic.streams += 1
         stream = await self._context.__aenter__()
         self._read_tokens = len(self._ids)
         return stream
