@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import virtual_time
 from glimprouter.config import Sampling
-from glimprouter.engines.paced import Device, Pace, Writing, shared_tokens
+from glimprouter.engines.paced import Device, Pace, Writing
 from glimprouter.engines.scripted import ScriptedEngine
+from glimprouter.engines.slots import shared_tokens
 from glimprouter.flow.engine import Usage
 
 PACE = Pace(first_token_ms=90, token_ms=10, prefill_token_ms=1, block_tokens=16)

@@ -13,12 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
+import aiohttp
+
 from glimprouter.config import SURE_DRAFT
 from glimprouter.engines.dialects import Dialect
 from glimprouter.engines.dialects.llamacpp import LLAMACPP, SPECULATING
 from glimprouter.engines.gguf_file import Scalar, read_metadata
 from glimprouter.engines.http import HttpEngine, Timeouts
+from glimprouter.engines.slots import Slots
 from glimprouter.errors import EngineError, EngineUnavailable, ModelError
+from glimprouter.flow.engine import Session
 
 CONTEXT_TOKENS = 16_384
 """Per answer, where the model was trained for as much."""
@@ -43,12 +47,14 @@ class LocalGguf(HttpEngine):
         name: str,
         key: str,
         process: Process,
+        parallel: int = 1,
         dialect: Dialect = LLAMACPP,
         timeouts: Timeouts | None = None,
         thought_format: str = "",
     ) -> None:
         super().__init__(url, name=name, key=key, dialect=dialect, timeouts=timeouts, thought_format=thought_format)
         self._process = process
+        self._slots = Slots(parallel)
 
     @classmethod
     async def start(
@@ -110,6 +116,7 @@ class LocalGguf(HttpEngine):
                 name=path.stem,
                 key=key,
                 process=process,
+                parallel=parallel,
                 dialect=dialect,
                 timeouts=timeouts,
                 thought_format=thought_format,
@@ -119,6 +126,19 @@ class LocalGguf(HttpEngine):
             await process.end()
             raise
         return engine
+
+    async def request(
+        self, path: str, body: dict[str, Any] | None, session: Session | None = None
+    ) -> aiohttp.ClientResponse:
+        """Calls of one answer go to one slot, while there are enough of them."""
+        if session is not None and body is not None:
+            slot = self._slots.slot_of(session.id, body["prompt"])
+            if slot is not None:
+                body = body | {"id_slot": slot}
+        return await super().request(path, body, session)
+
+    def leave(self, session: Session) -> None:
+        self._slots.leave(session.id)
 
     @property
     def pid(self) -> int:

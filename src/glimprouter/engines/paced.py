@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from glimprouter.engines.slots import shared_tokens
+
 REMEMBERED_PREFIXES = 16
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -115,14 +117,3 @@ class Writing:
         """How many were written that nobody took."""
         clock, token_ms = self._device.clock, self._device.pace.token_ms
         return int((clock() - self._last_s) * 1000 / token_ms + 1e-6) if clock and token_ms else 0
-
-
-def shared_tokens(first: list[int], second: list[int]) -> int:
-    """The length of the common prefix, by comparing slices: prompts are long, and most of them nearly equal."""
-    low, high = 0, min(len(first), len(second))
-    if first[:high] == second[:high]:
-        return high
-    while high - low > 1:  # equal up to `low`, not equal up to `high`
-        middle = (low + high) // 2
-        low, high = (middle, high) if first[low:middle] == second[low:middle] else (low, middle)
-    return low
