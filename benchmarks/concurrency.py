@@ -13,7 +13,9 @@ router's answers had, from the question as messages, as many answers at once, st
   other's. Every other answer begins with the large model, so that both have work. No router can reach that where
   reading costs as much as writing does, as on a CPU.
 
-The order of the three alternates from round to round, and before each one the engines' caches are displaced.
+On Linux the processor time of this process and of the servers it started is compared too (`cpu_ratio`, direct over
+router): it says much the same where other programs take the machine's time. The order of the three alternates from
+round to round, and before each one the engines' caches are displaced.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import math
+import os
 import statistics
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -35,6 +40,7 @@ import uvloop
 from benchmarks.paced_gguf import Size, write_paced_pair
 from benchmarks.report import key_values, median_and_range, save, table
 from glimprouter.config import SIDES, Routing, Sampling, Side
+from glimprouter.engines.local_gguf import LocalGguf
 from glimprouter.evaluate.questions import draw
 from glimprouter.flow.engine import Engine, Session, Usage
 from glimprouter.flow.prompt import Prompt, Prompter
@@ -66,6 +72,7 @@ class Outcome:
     """What one way made of all answers of a round."""
 
     wall_s: float = 0.0
+    cpu_s: float = math.nan
     tokens: dict[Side, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     requests: int = 0
     warm_requests: int = 0
@@ -151,9 +158,9 @@ class Bench:
             for way in (*WAYS[number % 3 :], *WAYS[: number % 3]):
                 await self._displace()
                 outcome = Outcome()
-                begun = time.perf_counter()
+                begun, begun_cpu_s = time.perf_counter(), self._cpu_s()
                 await ways[way](outcome)
-                outcome.wall_s = time.perf_counter() - begun
+                outcome.wall_s, outcome.cpu_s = time.perf_counter() - begun, self._cpu_s() - begun_cpu_s
                 self.outcomes[way].append(outcome)
 
     async def _routed(self, outcome: Outcome) -> list[Trace]:
@@ -191,6 +198,13 @@ class Bench:
 
         await asyncio.gather(*map(answer, self.requests, answers))
 
+    def _cpu_s(self) -> float:
+        """Processor time so far of all that takes part; NaN where that cannot be known."""
+        servers = [engine for engine in (self.pair.small, self.pair.large) if isinstance(engine, LocalGguf)]
+        if len(servers) < len(SIDES) or sys.platform != "linux":
+            return math.nan
+        return time.process_time() + sum(process_cpu_s(server.pid) for server in servers)
+
     async def _displace(self) -> None:
         """Whatever the way before left in caches that hold one answer per slot goes."""
         for engine in (self.pair.small, self.pair.large):
@@ -219,9 +233,18 @@ class Bench:
             "unbroken_tokens_per_s": statistics.median(rates["unbroken"]),
             "ratio": statistics.median(ratios("handed over")),
             "ratio_range": median_and_range(ratios("handed over")),
+            "cpu_ratio": statistics.median(
+                [theirs.cpu_s / ours.cpu_s for ours, theirs in zip(routed, self.outcomes["handed over"], strict=True)]
+            ),
             "unbroken_ratio": statistics.median(ratios("unbroken")),
             "unbroken_ratio_range": median_and_range(ratios("unbroken")),
         }
+
+
+def process_cpu_s(pid: int) -> float:
+    """User and system time of a process, from /proc (proc_pid_stat(5), fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def measure(name: str, small: str | None, large: str | None, at_once: int, rounds: int) -> dict[str, Any]:
@@ -255,7 +278,8 @@ def pairs_of(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, s
 
 SHOWN = (
     "pair", "at_once", "tokens_per_answer", "large_share", "calls_per_answer", "warm_calls_per_answer",
-    "router_tokens_per_s", "handed_over_tokens_per_s", "unbroken_tokens_per_s", "ratio_range", "unbroken_ratio_range",
+    "router_tokens_per_s", "handed_over_tokens_per_s", "unbroken_tokens_per_s", "ratio_range", "cpu_ratio",
+    "unbroken_ratio_range",
 )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class Routing:
 
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
-    `warm_beside_streams` of other answers are open on its engine. `*_min_stay_steps`: how many steps a model keeps
+    `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
     writing once it has taken over, for engines where coming back is dear.
     """
 
@@ -87,7 +87,7 @@ class Routing:
     overlap: bool = True
     warm: bool = True
     warm_every_tokens: int = 24
-    warm_beside_streams: int = 0
+    warm_beside_calls: int = 0
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
 
@@ -105,7 +105,7 @@ class Routing:
         _number("glimpse_top", self.glimpse_top, 2, 1000)
         _number("loop_repeats", self.loop_repeats, 2, 1000)
         _number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
-        _number("warm_beside_streams", self.warm_beside_streams, 0, 10**6)
+        _number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
         _number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
         _number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
 

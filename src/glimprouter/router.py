@@ -98,7 +98,7 @@ class Router:
                 top=top,
                 usage=trace.usage_of(side),
                 traffic=self._traffic[side],
-                warm_beside_streams=request.routing.warm_beside_streams,
+                warm_beside_calls=request.routing.warm_beside_calls,
             )
 
         return WriterPair(writer("small", request.routing.glimpse_top), writer("large", 0))

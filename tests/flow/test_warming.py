@@ -77,11 +77,18 @@ async def test_an_engine_at_which_others_write_is_not_warmed_unless_it_is_allowe
         async with aclosing(router.stream(other)) as events:
             while not isinstance(await anext(events), Text):
                 pass
-            await router.answer(ask("Why?", routing=Routing(min_step_tokens=0, warm_beside_streams=beside)))
+            await router.answer(ask("Why?", routing=Routing(min_step_tokens=0, warm_beside_calls=beside)))
         assert bool(large.warmed) == may_warm
         large.calls.clear()
-        await router.answer(ask("Why?", routing=Routing(min_step_tokens=0, warm_beside_streams=beside)))
+        await router.answer(ask("Why?", routing=Routing(min_step_tokens=0, warm_beside_calls=beside)))
         assert large.warmed  # the other's stream is closed
+
+
+async def test_answers_that_begin_together_do_not_all_have_their_questions_read_ahead() -> None:
+    small, large = pair(prefill_turns=50)
+    router = Router(small, large)
+    await asyncio.gather(*(router.answer(ask(f"Why {number}?")) for number in range(8)))
+    assert large.most_under_way == 1
 
 
 async def test_idle_model_reads_along_within_a_long_step() -> None:

@@ -45,9 +45,9 @@ QUEUES = 4.0
 
 @dataclass(slots=True)
 class Traffic:
-    """How many streams a router has open on one engine, over all its answers."""
+    """How many streams and warmings a router has under way on one engine, over all its answers."""
 
-    streams: int = 0
+    calls: int = 0
 
 
 class Writer:
@@ -64,11 +64,11 @@ class Writer:
         top: int,
         usage: ModelUsage,
         traffic: Traffic,
-        warm_beside_streams: int,
+        warm_beside_calls: int,
     ) -> None:
         """`top` is how many log-probabilities to ask for with every token; 0 for a side that is never glimpsed.
 
-        `traffic` is shared by all writers on the engine; beside more than `warm_beside_streams` nothing is read ahead.
+        `traffic` is shared by all writers on the engine; beside more than `warm_beside_calls` nothing is read ahead.
         """
         self.side = side
         self.facts = prompt.facts
@@ -81,7 +81,7 @@ class Writer:
         self._top = top
         self._tokens_left = prompt.room_tokens
         self._traffic = traffic
-        self._warm_beside_streams = warm_beside_streams
+        self._warm_beside_calls = warm_beside_calls
         self._heard: list[Passage] = []
         self._ahead: deque[Token] = deque()
         self._stream: AsyncIterator[Token] | None = None
@@ -110,7 +110,7 @@ class Writer:
     def warm(self) -> None:
         """Have the engine read, in the background, what it has not read yet. At most one such request at a time.
 
-        It costs other answers their time, so it is done only where few of them have the engine write.
+        It costs other answers their time, so it is done only where few of them have the engine at work.
         A request that takes far longer for its length than the quickest did waits in the engine's queue: as many
         chances as were missed meanwhile are passed over afterwards, so that a busy engine is asked ever less.
         """
@@ -123,7 +123,7 @@ class Writer:
 
     @property
     def _is_quiet(self) -> bool:
-        return self._traffic.streams <= self._warm_beside_streams
+        return self._traffic.calls <= self._warm_beside_calls
 
     def _would_cache_more(self) -> bool:
         """Whether reading now would fill at least one more of the blocks that the engine caches."""
@@ -150,7 +150,11 @@ class Writer:
         self._warming_tokens = len(ids) - self._read_tokens
         self.usage.warm_calls += 1
         self.usage.warm_tokens += self._warming_tokens
-        await self._engine.prefill(ids, session=self._session)
+        self._traffic.calls += 1
+        try:
+            await self._engine.prefill(ids, session=self._session)
+        finally:
+            self._traffic.calls -= 1
         self._read_tokens = len(ids)
 
     async def _settle(self) -> None:
@@ -195,7 +199,7 @@ class Writer:
         self._ahead.clear()
         if context is None:
             return
-        self._traffic.streams -= 1
+        self._traffic.calls -= 1
         try:
             await context.__aexit__(None, None, None)
         finally:
@@ -274,7 +278,7 @@ class Writer:
             usage=self._call,
             session=self._session,
         )
-        self._traffic.streams += 1
+        self._traffic.calls += 1
         stream = await self._context.__aenter__()
         self._read_tokens = len(self._ids)
         return stream
