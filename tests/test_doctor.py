@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 from glimprouter.config import Routing, Side
 from glimprouter.doctor import Report, diagnose
 from glimprouter.engines.findings import CODES, Finding
+from glimprouter.engines.paced import Sleep
 from glimprouter.engines.pool import Pool
-from glimprouter.engines.scripted import Line, Pace, ScriptedEngine, Vocabulary
+from glimprouter.engines.scripted import Line, Pace, Script, ScriptedEngine, Vocabulary
 from glimprouter.errors import ModelError
 from glimprouter.flow.engine import Engine, EngineFacts
 
@@ -41,10 +41,10 @@ class Clock:
 
 
 class Forgetful(ScriptedEngine):
-    """Has no prefix cache."""
+    """Keeps no prefix: no block of its cache is ever full."""
 
-    def _cached(self, ids: Sequence[int]) -> int:
-        return 0
+    def __init__(self, script: Script, *, pace: Pace, sleep: Sleep) -> None:
+        super().__init__(script, pace=replace(pace, block_tokens=10**6), sleep=sleep)
 
 
 async def report_of(

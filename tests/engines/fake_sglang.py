@@ -12,6 +12,9 @@ from tests.engines.fake_model import Behaviour, Bigram, Said, Wire, speak, whole
 
 MODEL = "fake"
 
+BLOCK_TOKENS = 16
+"""Prefixes are cached in whole blocks."""
+
 
 class SglangSpeech:
     """Every event says everything from the start again, unless the server was started to say only what is new."""
@@ -20,7 +23,7 @@ class SglangSpeech:
         self._asked = asked
         self._incremental = incremental
         self._prompt_tokens = len(asked["input_ids"])
-        self._cached = model.cached_tokens(asked["input_ids"])
+        self._cached = model.cached_tokens(asked["input_ids"]) // BLOCK_TOKENS * BLOCK_TOKENS
         self._said: list[Said] = []
 
     def event(self, said: Sequence[Said], finish: str | None = None) -> dict[str, Any]:
@@ -71,6 +74,9 @@ def sglang_app(
     async def info(request: web.Request) -> web.Response:
         return web.json_response({"model_path": "/nowhere/fake", "tokenizer_path": "/nowhere/fake"})
 
+    async def server(request: web.Request) -> web.Response:
+        return web.json_response({"model_path": "/nowhere/fake", "incremental_streaming_output": incremental})
+
     async def generate(request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         if seen is not None:
@@ -96,5 +102,6 @@ def sglang_app(
     app = web.Application(client_max_size=2**26)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/model_info", info)
+    app.router.add_get("/server_info", server)
     app.router.add_post("/generate", generate)
     return app

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimprouter.engines.breaker import Breaker, BreakerRules
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["fail", "succeed", "wait"]), max_size=60))
 def test_a_breaker_opens_only_after_enough_failures_and_always_comes_back(events: list[str]) -> None:
     now = 0.0
@@ -43,6 +44,7 @@ def test_the_last_closed_breaker_stays_closed() -> None:
     assert breaker.state == "closed"
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=200))
 def test_a_breaker_opens_exactly_when_half_of_the_last_twenty_calls_failed(failed: list[bool]) -> None:
     rules = BreakerRules()

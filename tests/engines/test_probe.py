@@ -368,12 +368,9 @@ class Forgetful(ScriptedEngine):
     """Caches whole blocks only, and tells of it or not."""
 
     def __init__(self, block_tokens: int, clock: Clock, *, tells: bool = True) -> None:
-        super().__init__(STORY, pace=Pace(first_token_ms=10, token_ms=10, prefill_token_ms=1), sleep=clock.sleep)
-        self._block_tokens = block_tokens
+        pace = Pace(first_token_ms=10, token_ms=10, prefill_token_ms=1, block_tokens=block_tokens)
+        super().__init__(STORY, pace=pace, sleep=clock.sleep)
         self._tells = tells
-
-    def _cached(self, ids: Sequence[int]) -> int:
-        return super()._cached(ids) // self._block_tokens * self._block_tokens
 
     @asynccontextmanager
     async def generate(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimprouter.engines.rendezvous import Places, ranked
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=6, unique=True), st.integers(1, 200))
 def test_no_replica_holds_more_than_a_quarter_over_the_mean(names: list[str], answers: int) -> None:
     places = Places()
@@ -17,6 +18,7 @@ def test_no_replica_holds_more_than_a_quarter_over_the_mean(names: list[str], an
     assert most <= 1.25 * answers / len(names) + 1
 
 
+@settings(deadline=None)
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=6), st.integers(0, 10**6))
 def test_a_replica_that_goes_moves_only_its_own_answers(names: set[str], seed: int) -> None:
     gone = sorted(names)[seed % len(names)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimprouter.engines.retries import Budget, Retries
@@ -29,6 +29,7 @@ def test_time_pays_for_ten_retries_a_second_up_to_the_most() -> None:
     assert [paid_at(1.0), paid_at(100.0)] == [10, 15]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.floats(0, 1, exclude_max=True))
 def test_waits_double_up_to_a_cap_and_are_drawn_from_all_of_it(failures: int, drawn: float) -> None:
     retries = Retries()

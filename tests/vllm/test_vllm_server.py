@@ -34,7 +34,7 @@ def gauge(url: str, name: str) -> float:
 
 async def long_stream(engine: HttpEngine, stop_after: int, act: Callable[[], None]) -> str:
     """Reads a long stream and does something to its server in the middle."""
-    ids = await engine.encode("Solve for x: ")
+    ids = await engine.encode_prompt([{"role": "user", "content": "Solve for x: 7*x + 5 = 61"}])
     text = ""
     async with engine.generate(ids, FREE, max_tokens=1800, top=5, usage=Usage()) as tokens:
         count = 0
@@ -80,13 +80,12 @@ async def test_an_answer_goes_on_when_one_of_two_replicas_is_killed(
         async with engines[1].generate(ids, GREEDY, max_tokens=200, top=0, usage=Usage()) as tokens:
             whole = [token.id async for token in tokens if token.id >= 0]
         for number in range(100):  # a session whose place is on the server that will die
-            session = Session(f"{number}", time.time())
-            drawn: list[int] = []
+            session, drawn, busy = Session(f"{number}", time.time()), list[int](), ""
             async with pool.generate(ids, GREEDY, max_tokens=200, top=0, usage=Usage(), session=session) as tokens:
-                busy = next(one.name for one in pool.replicas if one.answers)
                 async for token in tokens:
                     if token.id >= 0:
                         drawn.append(token.id)
+                    busy = busy or next(one.name for one in pool.replicas if one.answers)
                     if len(drawn) == 5 and busy == lone_server.url:
                         lone_server.process.kill()
             pool.leave(session)

@@ -6,13 +6,15 @@ numbers of our own for pieces of text (`text_mode.py`). `Coding` is what engines
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from glimprouter.engines.control import cut, lookalikes, unused_mark, without_thought
 from glimprouter.flow.engine import Message
+from glimprouter.flow.prompt import FORMATS
 
 _REMEMBERED_STRINGS = 4096
+_MAY_END = frozenset("\n" + "".join({tag[-1] for known in FORMATS for tag in (known.open_tag, known.close_tag)}))
 
 
 class Coder(Protocol):
@@ -93,3 +95,47 @@ class Coding:
 
 def _contents(messages: Sequence[Message]) -> str:
     return "\n".join(message["content"] for message in messages)
+
+
+class TokensApart:
+    """The texts of single tokens, each asked for once."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], Awaitable[str]]) -> None:
+        self._decode = decode
+        self._known: dict[int, str] = {}
+
+    async def text(self, id_: int) -> str:
+        text = self._known.get(id_)
+        if text is None:
+            text = self._known[id_] = await self._decode([id_])
+        return text
+
+    async def texts(self, ids: Sequence[int], joint: str) -> list[str]:
+        """The text of each of some tokens of which only the joint text is known.
+
+        It matters only where a step or the thought may end among them; else, and where their texts by themselves do not
+        make up the joint one, all text goes with the last.
+        """
+        if len(ids) > 1 and not _MAY_END.isdisjoint(joint):
+            texts = await self._parted(ids, joint)
+            if len(texts) == len(ids) and "".join(texts) == joint:
+                return texts
+        return [*[""] * (len(ids) - 1), joint] if ids else []
+
+    async def _parted(self, ids: Sequence[int], joint: str) -> list[str]:
+        """As far as it works. A token that ends within a character shows nothing, the one that completes it all."""
+        texts: list[str] = []
+        begun: list[int] = []
+        place = 0
+        for id_ in ids:
+            begun.append(id_)
+            text = await (self.text(id_) if len(begun) == 1 else self._decode(begun))
+            # Some tokenizers drop the space that a text begins with.
+            shown = next((form for form in (text, " " + text) if joint.startswith(form, place)), None)
+            if shown is None and not text.endswith("\ufffd"):
+                break
+            texts.append(shown or "")
+            if shown is not None:
+                place += len(shown)
+                begun = []
+        return texts

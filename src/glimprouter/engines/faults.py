@@ -18,6 +18,7 @@ _CONTEXT_TOKENS = re.compile(
 class _Told(msgspec.Struct):
     message: str = ""
     type: str | None = ""
+    code: int | str | None = None
     n_prompt_tokens: int = 0
     n_ctx: int = 0
 
@@ -39,7 +40,7 @@ class Fault:
     """An error as a server tells it. Counts are 0 where it does not tell them."""
 
     message: str
-    type: str = ""
+    kind: str = ""
     prompt_tokens: int = 0
     context_tokens: int = 0
 
@@ -58,7 +59,8 @@ def fault_in(data: bytes) -> Fault | None:
         return Fault(told)
     prompt = told.n_prompt_tokens or _number(_PROMPT_TOKENS, told.message)
     context = told.n_ctx or _number(_CONTEXT_TOKENS, told.message)
-    return Fault(told.message, told.type or "", prompt, context)
+    kind = told.code if isinstance(told.code, str) else told.type or ""
+    return Fault(told.message, kind, prompt, context)
 
 
 def _flat_fault(data: bytes) -> Fault | None:

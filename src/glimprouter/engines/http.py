@@ -17,7 +17,7 @@ import orjson
 
 from glimprouter.config import Sampling
 from glimprouter.engines.blocks import Blocks
-from glimprouter.engines.coding import Coder, Coding
+from glimprouter.engines.coding import Coder, Coding, TokensApart
 from glimprouter.engines.dialects import THOUGHT_TAGS, Dialect, Draw, Event, Exchange, ModelInfo, Whole
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.faults import Fault, fault_in, seconds
@@ -47,8 +47,6 @@ FINGERPRINT_TEXT = (
 
 KEY_VARIABLE = {"small": "GLIMPROUTER_SMALL_KEY", "large": "GLIMPROUTER_LARGE_KEY"}
 """The environment variables that hold the servers' keys."""
-
-_MAY_END = frozenset("\n" + "".join({tag[-1] for tag in THOUGHT_TAGS}))
 
 UNTOLD_CONTEXT_TOKENS = 32_768
 """Taken where a server does not say how much its context holds."""
@@ -88,11 +86,11 @@ class HttpEngine:
         self.url = url.rstrip("/")
         self.key = key
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._facts: EngineFacts | None = None
         self._coder = coder or ServerCoder(self)
         self._coding = self._coder if isinstance(self._coder, Pieces) else Coding(self._coder)
-        self._texts: dict[int, str] = {}
+        self._apart = TokensApart(self.decode)
         self._thought_format = thought_format
         self.block_tokens = block_tokens
 
@@ -207,9 +205,8 @@ class HttpEngine:
 
     async def close(self) -> None:
         """Close every connection; open streams end with EngineUnavailable."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        while self._sessions:
+            await self._sessions.popitem()[1].close()
 
     # One request, one reply ------------------------------------------------------------------------------------------
 
@@ -244,9 +241,10 @@ class HttpEngine:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise self.lost(error) from error
-            # A kept-alive connection that the server had closed meanwhile. Calls are stateless: once more is safe.
+            # A kept-alive connection that the server had closed meanwhile, as it may have closed all the others. Calls
+            # are stateless: once more, over a new one, is safe.
             try:
-                response = await self._send(path, data, headers)
+                response = await self._send(path, data, headers, fresh=True)
             except aiohttp.ClientError as again:
                 raise self.lost(again) from again
         except aiohttp.ServerTimeoutError as error:
@@ -259,16 +257,24 @@ class HttpEngine:
         return response
 
     async def _send(
-        self, path: str, data: bytes | None, headers: Mapping[str, str] | None = None
+        self, path: str, data: bytes | None, headers: Mapping[str, str] | None, *, fresh: bool = False
     ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-            self._session = aiohttp.ClientSession(
-                connector=connector, headers=self._headers, timeout=timeout, trust_env=False, auto_decompress=False
-            )
         method = "GET" if data is None else "POST"
-        return await self._session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
+        session = self._sessions.get(fresh) or self._opened(fresh=fresh)
+        return await session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
+
+    def _opened(self, *, fresh: bool) -> aiohttp.ClientSession:
+        """The session whose connections are kept, or the one where each request has a new one."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
+        keep = {"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE_S}
+        session = self._sessions[fresh] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, **keep),
+            headers=self._headers,
+            timeout=timeout,
+            trust_env=False,
+            auto_decompress=False,
+        )
+        return session
 
     def _read(self, exchange: Exchange[T], data: bytes, *args: Any) -> T:
         try:
@@ -279,39 +285,12 @@ class HttpEngine:
     # For the stream --------------------------------------------------------------------------------------------------
 
     async def texts_of(self, ids: Sequence[int], joint: str) -> list[str]:
-        """The text of each of some tokens of which only the joint text is known.
-
-        It matters only where a step or the thought may end among them; else, and where their texts by themselves do not
-        make up the joint one, all text goes with the last.
-        """
-        if len(ids) < 2 or _MAY_END.isdisjoint(joint):
-            return [*[""] * (len(ids) - 1), joint] if ids else []
-        texts: list[str] = []
-        begun: list[int] = []
-        place = 0
-        for id_ in ids:
-            begun.append(id_)
-            text = await (self.text_of(id_) if len(begun) == 1 else self.decode(begun))
-            # Some tokenizers drop the space that a text begins with.
-            shown = next((form for form in (text, " " + text) if joint.startswith(form, place)), None)
-            if shown is None and text.endswith("\ufffd"):
-                texts.append("")
-                continue
-            if shown is None:
-                break
-            texts.append(shown)
-            place += len(shown)
-            begun = []
-        if place < len(joint) or len(texts) < len(ids):
-            return [*[""] * (len(ids) - 1), joint]
-        return texts
+        """The text of each of some tokens of which only the joint text is known."""
+        return await self._apart.texts(ids, joint)
 
     async def text_of(self, id_: int) -> str:
         """The text of a token by itself, asked for once."""
-        text = self._texts.get(id_)
-        if text is None:
-            text = self._texts[id_] = await self._coding.decode([id_])
-        return text
+        return await self._apart.text(id_)
 
     def read_event(self, line: bytes, draw: Draw) -> Event:
         """One line of a stream: an event's payload, or an error in its place."""
@@ -348,7 +327,7 @@ class HttpEngine:
 
     def _refuse(self, status: int, data: bytes, retry_after: str | None = None) -> NoReturn:
         fault = fault_in(data) or Fault(data[:200].decode(errors="replace"))
-        if status < 500 and self.dialect.is_context_error(fault.type, fault.message):
+        if status < 500 and self.dialect.is_context_error(fault.kind, fault.message):
             if fault.prompt_tokens and fault.context_tokens:
                 raise self.too_long(fault.prompt_tokens, fault.context_tokens)
             raise ContextError(f"{self.name}: the prompt is too long: {fault.message}", field="question")

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,33 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from glimprouter.config import Model, Sampling
+from glimprouter.engines.asking import (
+    SLOW_STREAM,
+    begins_anew,
+    is_scaled,
+    sglang_model,
+    sglang_repeats_itself,
+    streams,
+    takes_seeds,
+    vllm_ways,
+)
 from glimprouter.engines.dialects import Dialect, Exchange
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.dialects.openai import openai
 from glimprouter.engines.dialects.sglang import sglang
-from glimprouter.engines.dialects.vllm import METRICS, vllm
+from glimprouter.engines.dialects.vllm import vllm
 from glimprouter.engines.http import KEY_VARIABLE, HttpEngine, Timeouts
 from glimprouter.engines.pool import Pool
 from glimprouter.engines.text_mode import Pieces
 from glimprouter.engines.tokenizer_files import TokenizerFiles
-from glimprouter.errors import ContextError, EngineError, EngineTimeout, EngineUnavailable, InputError, ModelError
+from glimprouter.errors import EngineError, EngineTimeout, EngineUnavailable, ModelError
 from glimprouter.flow.engine import Completion, EngineFacts, Message, Session, Token, Usage
 
 DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
 BLOCK_TOKENS = 64
 """Of a host that cannot stream."""
+
+_NO_STREAM = "{} does not stream: it is asked for blocks of {} tokens, and waits are longer"
 
 
 class _Listed(Struct):
@@ -41,13 +54,7 @@ class _List(Struct):
     data: list[_Listed]
 
 
-class _SglangInfo(Struct):
-    model_path: str
-    tokenizer_path: str = ""
-
-
 _MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_List).decode(data).data)
-_SGLANG = Exchange("/get_model_info", lambda: None, Decoder(_SglangInfo).decode)
 _OWNERS = {"llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 
@@ -247,25 +254,15 @@ class _Opening:
         )
 
     async def _vllm(self, listed: _Listed) -> HttpEngine:
-        priorities = await self._takes_priorities(listed.id)
-        try:
-            block_tokens = await self._scout.exchange(METRICS)
-        except (EngineError, InputError):  # they may be closed to us
-            block_tokens = 16
-        dialect = vllm(listed.id, listed.max_model_len or 0, priorities=priorities, block_tokens=block_tokens)
-        return self._made(dialect, self._shared.given)
-
-    async def _takes_priorities(self, name: str) -> bool:
-        """A server that does not schedule by priority takes the field and does nothing, or refuses it."""
-        body = {"model": name, "prompt": "a", "max_tokens": 1, "priority": 1}
-        try:
-            await self._scout.exchange(Exchange("/v1/completions", lambda: body, lambda data: data))
-        except (EngineError, InputError):
-            return False
-        return True
+        files = self._shared.given
+        ways = await vllm_ways(self._scout, listed.id, has_files=files is not None)
+        if not ways.ids:
+            return await self._openai(listed)
+        dialect = vllm(listed.id, listed.max_model_len or 0, priorities=ways.priorities, block_tokens=ways.block_tokens)
+        return self._made(dialect, files)
 
     async def _sglang(self, listed: _Listed) -> HttpEngine:
-        info = await self._scout.exchange(_SGLANG)
+        info = await sglang_model(self._scout)
         files = self._shared.given
         if files is None and info.tokenizer_path:
             files = _files_here(Path(info.tokenizer_path), self._side)
@@ -275,11 +272,7 @@ class _Opening:
                 "tokenizer files with --tokenizer FOLDER",
                 field="tokenizer",
             )
-        context = listed.max_model_len or 0
-        engine = self._made(sglang(listed.id, context, scaled=False), files)
-        if await _is_scaled(engine):
-            engine.dialect = sglang(listed.id, context, scaled=True)
-        return engine
+        return await tried_sglang(self._scout, listed.id, listed.max_model_len or 0, lambda one: self._made(one, files))
 
     async def _openai(self, listed: _Listed) -> HttpEngine:
         files = self._shared.given
@@ -292,27 +285,38 @@ class _Opening:
         warning = f"{self._scout.url} takes no ids: {how}. What a model wrote is read again as text at every hand-over"
         pieces = self._shared.pieces
         dialect = openai(listed.id, listed.max_model_len or 0, pieces, renders=files is not None, warnings=(warning,))
-        return self._made(dialect, pieces)
+        engine = self._made(dialect, pieces)
+        try:
+            if not await streams(engine):
+                engine.block_tokens = BLOCK_TOKENS
+                engine.dialect = replace(dialect, warnings=(warning, _NO_STREAM.format(self._scout.url, BLOCK_TOKENS)))
+            if files is None and await begins_anew(engine):
+                raise ModelError(
+                    f"--{self._side} {self._scout.url}: the host does not continue what the assistant has begun to "
+                    "write, it begins anew; give the model's tokenizer files with --tokenizer FOLDER, if the host has "
+                    "/v1/completions, or another host",
+                    field=self._side,
+                )
+        finally:
+            await engine.close()
+        return self._made(engine.dialect, pieces, block_tokens=engine.block_tokens)
+
+
+async def tried_sglang(
+    scout: HttpEngine, name: str, context_tokens: int, made: Callable[[Dialect], HttpEngine]
+) -> HttpEngine:
+    """An engine in the dialect that fits the server's version and settings."""
+    warnings = (SLOW_STREAM,) if await sglang_repeats_itself(scout) else ()
+    engine = made(sglang(name, context_tokens, scaled=False))
+    try:
+        seeds = await takes_seeds(engine)
+        engine.dialect = sglang(name, context_tokens, scaled=False, seeds=seeds)
+        scaled = await is_scaled(engine)
+    finally:
+        await engine.close()
+    return made(sglang(name, context_tokens, scaled=scaled, seeds=seeds, warnings=warnings))
 
 
 def _files_here(folder: Path, side: str) -> TokenizerFiles | None:
     """The files the server itself reads, where it runs on this machine."""
     return TokenizerFiles(folder, side=side) if folder.is_dir() else None
-
-
-async def _is_scaled(engine: HttpEngine) -> bool:
-    """Whether the same prompt has other log-probabilities at another temperature."""
-    ids = await engine.encode("The answer is")
-    gaps = [await _gap_nats(engine, ids, temperature) for temperature in (1.0, 2.0)]
-    return abs(gaps[0] - gaps[1]) > 0.1 * abs(gaps[0])
-
-
-async def _gap_nats(engine: HttpEngine, ids: Sequence[int], temperature: float) -> float:
-    """Between the best token and the second best."""
-    sampling = Sampling(temperature=temperature, top_p=1.0)
-    try:
-        async with engine.generate(ids, sampling, max_tokens=1, top=2, usage=Usage()) as tokens:
-            top = (await anext(tokens)).top
-    except (StopAsyncIteration, ContextError):
-        return 0.0
-    return top[0][1] - top[1][1] if len(top) > 1 else 0.0

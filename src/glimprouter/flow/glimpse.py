@@ -50,10 +50,12 @@ def glimpse_of(token: Token, vocabulary_size: int) -> Glimpse:
     `vocabulary_size` 0: unknown. An id given twice (some engines append the drawn token to the best k) counts once.
     What cannot occur is dropped from `top`: minus infinity has no place in JSON.
     """
-    try:
-        top = dict(token.top)  # some engines' are read only now
-    except ValueError as error:
-        raise EngineProtocolError(f"the engine's log-probabilities cannot be read ({error})") from error
+    top = dict(token.top)  # some engines' are read only now
+    if len(top) == 1:
+        raise EngineProtocolError(
+            "the engine returned a single log-probability for a step's first token, so its entropy is unknown; "
+            "start it with at least 20 top log-probabilities allowed"
+        )
     entropy = entropy_of(list(top.values()), vocabulary_size or LARGEST_VOCABULARY)
     possible = tuple(item for item in top.items() if item[1] > -math.inf)
     return Glimpse(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
 
+from glimprouter.errors import EngineProtocolError
 from glimprouter.flow.engine import Finish, Sampling, Session, Token
 from glimprouter.flow.prompt import FORMATS
 
@@ -142,7 +143,7 @@ class Dialect:
 class LazyTop(Sequence[tuple[int, float]]):
     """The log-probabilities of one token, read when somebody looks: most tokens are no glimpse.
 
-    `read` raises ValueError for what is no list of log-probabilities.
+    `read` raises ValueError or LookupError for what is no list of log-probabilities, whoever looks EngineProtocolError.
     """
 
     __slots__ = ("_raw", "_read", "_seen")
@@ -154,7 +155,10 @@ class LazyTop(Sequence[tuple[int, float]]):
 
     def _all(self) -> Sequence[tuple[int, float]]:
         if self._seen is None:
-            self._seen = self._read(self._raw)
+            try:
+                self._seen = self._read(self._raw)
+            except (ValueError, LookupError) as error:
+                raise EngineProtocolError(f"the engine's log-probabilities cannot be read ({error})") from error
         return self._seen
 
     def __bool__(self) -> bool:

@@ -166,8 +166,14 @@ def openai(model: str, context_tokens: int, pieces: Pieces, *, renders: bool, wa
         info=ModelInfo(model, context_tokens),
         most_top=MOST_TOP,
         takes_ids=False,
+        is_context_error=_is_context_error,
         warnings=warnings,
     )
+
+
+def _is_context_error(kind: str, said: str) -> bool:
+    told = ("context length", "context window", "`inputs` tokens + `max_new_tokens`", "`inputs` must have less than")
+    return kind == "context_length_exceeded" or any(words in said for words in told)
 
 
 def _parts(said: str, logprobs: _Logprobs | None) -> list[tuple[str, float | None, Sequence[tuple[str, float]]]]:

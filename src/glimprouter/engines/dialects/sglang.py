@@ -87,15 +87,13 @@ def _body(draw: Draw, *, stream: bool, seeds: bool) -> dict[str, Any]:
     return body
 
 
-def _top_reader(from_end: int, most: int, temperature: float) -> Callable[[bytes], Sequence[tuple[int, float]]]:
+def _top_reader(from_end: int, temperature: float) -> Callable[[bytes], Sequence[tuple[int, float]]]:
     """Reads the log-probabilities of a token, counted from the last; undoes a temperature other than 1."""
 
     def read(data: bytes) -> Sequence[tuple[int, float]]:
         tops = _decode_tops(data).meta_info.output_top_logprobs
         entries = tops[-from_end] or () if from_end <= len(tops) else ()
         pairs = [(id_, -math.inf if value is None else value) for value, id_, _ in entries]
-        if len(pairs) < most:
-            raise ValueError(f"{len(pairs)} log-probabilities of {most}")
         pairs.sort(key=lambda pair: -pair[1])
         if temperature == 1.0:
             return tuple(pairs)
@@ -132,7 +130,7 @@ def _read(data: bytes, draw: Draw, *, scaled: bool) -> tuple[list[Token], str, _
             if tokens and text:
                 tokens[-1] = tokens[-1]._replace(text=text)
             break
-        top = LazyTop(data, _top_reader(new - place, draw.top, temperature)) if draw.top else ()
+        top = LazyTop(data, _top_reader(new - place, temperature)) if draw.top else ()
         logprob = chosen[place][0] if len(chosen) == new else None
         tokens.append(Token(id_, text if last else "", logprob, top))
     return tokens, text, meta, finish

@@ -104,8 +104,6 @@ def _top_reader(place: int, most: int) -> Callable[[bytes], Sequence[tuple[int, 
         if not top:
             return ()
         pairs = [(int(key[_ID:]), -float("inf") if value is None else value) for key, value in top.items()]
-        if len(pairs) < most:
-            raise ValueError(f"{len(pairs)} log-probabilities of {most}")
         pairs.sort(key=lambda pair: -pair[1])
         return tuple(pairs[:most])
 
@@ -184,7 +182,7 @@ def _block_tokens(data: bytes) -> int:
 METRICS = Exchange("/metrics", lambda: None, _block_tokens)
 
 
-def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16, most_top: int = 20) -> Dialect:
+def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int = 16) -> Dialect:
     """The dialect for one served model. `priorities`: the server takes the field, whether or not it schedules by it."""
 
     def streamed(draw: Draw) -> dict[str, Any]:
@@ -217,6 +215,5 @@ def vllm(model: str, context_tokens: int, *, priorities: bool, block_tokens: int
         ),
         encode_chat=Exchange("/tokenize", chat, lambda data: Decoder(_Ids).decode(data).tokens),
         info=ModelInfo(model, context_tokens, cache_block_tokens=block_tokens),
-        most_top=most_top,
         is_context_error=_is_context_error,
     )
