@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimprouter.engines.dialects import Draw, Whole
@@ -41,6 +41,7 @@ def recited(ids: list[int], block_tokens: int) -> Drawn:
     return asyncio.run(draw(Recital(ids, block_tokens), ids_of(b"a"), max_tokens=500))
 
 
+@settings(deadline=None)
 @given(text=TEXTS, block_tokens=st.integers(1, 8))
 def test_text_cut_anywhere_arrives_whole(text: str, block_tokens: int) -> None:
     ids = MODEL.encode(text)
@@ -49,6 +50,7 @@ def test_text_cut_anywhere_arrives_whole(text: str, block_tokens: int) -> None:
     assert drawn.usage.requests == len(ids) // block_tokens + 1
 
 
+@settings(deadline=None)
 @given(ids=BYTES, block_tokens=st.integers(1, 8))
 def test_bytes_that_are_no_text_lose_nothing_else(ids: list[int], block_tokens: int) -> None:
     drawn = recited(ids, block_tokens)
