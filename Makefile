@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ask test check lab lock clean bench
+.PHONY: help ask test test-vllm check lab lock clean bench
 
 # The first interpreter that is new enough; empty if there is none.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
@@ -11,13 +11,14 @@ DEFAULT_Q = Solve the following multiplication: 41 * 74. Give only the result as
 override Q := $(if $(value Q),$(value Q),$(value DEFAULT_Q))
 export Q
 ARGS ?=
-BENCHMARKS := handover overhead concurrency published-loop
+BENCHMARKS := handover overhead concurrency speculation logprobs published-loop
 CHECKED := $(wildcard src tests lab benchmarks)
 UV_VERSION := 0.13.9
 
 help:
 	@echo 'make ask Q="..."   ask the tiny pair a question'
 	@echo 'make test          run the tests (ARGS="-k name -x" goes to pytest)'
+	@echo 'make test-vllm     tests on vLLM and transformers, in an environment of their own (2.5 GB, made once)'
 	@echo 'make check         format, lint and types'
 	@echo 'make bench         run all benchmarks; make bench-NAME one of them (ARGS goes to it):'
 	@echo '                   $(BENCHMARKS)'
@@ -31,6 +32,11 @@ ask: .venv/.ready
 
 test: .venv-test/.ready
 	@.venv-test/bin/python -m pytest $(ARGS)
+
+# Contract, exactness and faults on engines that take gigabytes to install. What cannot be had is said, and skipped.
+VLLM_TESTS := tests/vllm tests/engines/test_contract.py tests/engines/test_local_hf.py
+test-vllm:
+	@$(python) tests/vllm/job.py $(VLLM_TESTS) --timeout 300 -k "tests/vllm or (vllm and not fake) or hf" $(ARGS)
 
 check: .venv-test/.ready
 	.venv-test/bin/ruff format --check $(CHECKED)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from glimprouter.config import Model
+from glimprouter.config import Model, model_at
 from glimprouter.engines.dialects.openai import openai
 from glimprouter.engines.dialects.sglang import sglang
 from glimprouter.engines.http import HttpEngine
 from glimprouter.engines.local_gguf import LocalGguf
 from glimprouter.engines.servers import open_server
 from glimprouter.engines.text_mode import Pieces
-from tests.engines.bigram_gguf import Table, write_bigram_gguf
+from tests.engines.bigram_gguf import Table, chain, write_bigram_gguf
 from tests.engines.bigram_hf import write_bigram_hf
 from tests.engines.fake_model import Bigram, BigramCoder, serving
 from tests.engines.fake_openai import openai_app
@@ -86,20 +86,24 @@ class Fakes:
         """Found by asking."""
         app = (VllmHost(host) if isinstance(host, Bigram) else host).app()
         model = Model((await self.serve(app),), **settings)
-        return self._kept(await open_server(model.at[0], model, side="small"))
+        return self.kept(await open_server(model.at[0], model, side="small"))
 
     async def sglang(self, model: Bigram, *, scaled: bool = False, **options: Any) -> HttpEngine:
         url = await self.serve(sglang_app(model, scaled=scaled, **options))
         dialect = sglang("fake", model.context_tokens, scaled=scaled)
-        return self._kept(HttpEngine(url, dialect=dialect, coder=BigramCoder(model)))
+        return self.kept(HttpEngine(url, dialect=dialect, coder=BigramCoder(model)))
 
     async def openai(self, model: Bigram, **options: Any) -> HttpEngine:
         """With prompts rendered on our side."""
         pieces = Pieces(BigramCoder(model))
         dialect = openai("fake", model.context_tokens, pieces, renders=True, warnings=())
-        return self._kept(HttpEngine(await self.serve(openai_app(model, **options)), dialect=dialect, coder=pieces))
+        return self.kept(HttpEngine(await self.serve(openai_app(model, **options)), dialect=dialect, coder=pieces))
 
-    def _kept(self, engine: HttpEngine) -> HttpEngine:
+    async def at(self, url: str) -> HttpEngine:
+        """No fake, but closed like one."""
+        return self.kept(await open_server(url, model_at(url), side="small"))
+
+    def kept(self, engine: HttpEngine) -> HttpEngine:
         self._stack.push_async_callback(engine.close)
         return engine
 
@@ -141,3 +145,18 @@ async def folders(tmp_path: Path) -> AsyncIterator[Folders]:
     made = Folders(tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def real_vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A vLLM server on the contract's model, started when first asked for."""
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    from tests.engines.test_contract import CONTEXT_TOKENS, STORY_PIECES
+    from tests.vllm.server import serving as serving_vllm
+
+    folder = write_bigram_hf(
+        tmp_path_factory.mktemp("vllm") / "bigram", chain(*STORY_PIECES), context_tokens=CONTEXT_TOKENS
+    )
+    with serving_vllm((folder, "bigram", CONTEXT_TOKENS)) as urls:
+        yield urls[0]

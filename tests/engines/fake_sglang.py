@@ -12,6 +12,9 @@ from tests.engines.fake_model import Behaviour, Bigram, Said, Wire, speak, whole
 
 MODEL = "fake"
 
+BLOCK_TOKENS = 16
+"""Prefixes are cached in whole blocks."""
+
 
 class SglangSpeech:
     """Every event says everything from the start again, unless the server was started to say only what is new."""
@@ -20,7 +23,7 @@ class SglangSpeech:
         self._asked = asked
         self._incremental = incremental
         self._prompt_tokens = len(asked["input_ids"])
-        self._cached = model.cached_tokens(asked["input_ids"])
+        self._cached = model.cached_tokens(asked["input_ids"]) // BLOCK_TOKENS * BLOCK_TOKENS
         self._said: list[Said] = []
 
     def event(self, said: Sequence[Said], finish: str | None = None) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from aiohttp import web
 from tests.engines.fake_model import Behaviour, Bigram, Said, Wire, speak, whole
 
 MODEL = "fake"
+BLOCK_TOKENS = 16
+"""Prefixes are cached in whole blocks."""
 
 
 class VllmSpeech:
     def __init__(self, asked: dict[str, Any], model: Bigram) -> None:
         self._asked = asked
         self._prompt_tokens = len(asked["prompt"])
-        self._cached = model.cached_tokens(asked["prompt"])
+        self._cached = model.cached_tokens(asked["prompt"]) // BLOCK_TOKENS * BLOCK_TOKENS
         self._drawn = 0
 
     def event(self, said: Sequence[Said], finish: str | None = None) -> dict[str, Any]:

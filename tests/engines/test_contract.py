@@ -25,7 +25,7 @@ Open = Callable[[], Awaitable[Engine]]
 
 
 FAKES = ("fake-vllm", "fake-vllm-blocks", "fake-sglang", "fake-sglang-blocks", "fake-openai")
-KINDS = ("scripted", "local", "address", "blocks", "hf", "hf-speculating", *FAKES)
+KINDS = ("scripted", "local", "address", "blocks", "hf", "hf-speculating", "vllm", *FAKES)
 
 
 @pytest.fixture(params=KINDS)
@@ -60,7 +60,10 @@ def open_engine(request: pytest.FixtureRequest, servers: Servers, folders: Folde
         draft = chain(*STORY_PIECES[:4], STORY_PIECES[6])
         return await folders.open(model, draft=draft, speculate=3, context_tokens=CONTEXT_TOKENS)
 
+    real_url = request.getfixturevalue("real_vllm_url") if request.param == "vllm" else ""
+
     kinds: dict[str, Open] = {
+        "vllm": lambda: fakes.at(real_url),
         "scripted": scripted,
         "local": local,
         "address": address,
@@ -188,7 +191,8 @@ async def test_what_was_processed_before_is_cached(engine_with_ids: Engine) -> N
     await engine.prefill(ids)
     usage = (await draw(engine, ids, max_tokens=1)).usage
     assert usage.prompt_tokens == len(ids)
-    assert usage.cached_tokens == len(ids) - 1
+    block = (await engine.facts()).cache_block_tokens
+    assert usage.cached_tokens == (len(ids) - 1) // block * block
 
 
 async def test_usage_is_known_of_a_stream_left_early(engine_with_ids: Engine) -> None:
@@ -197,7 +201,8 @@ async def test_usage_is_known_of_a_stream_left_early(engine_with_ids: Engine) ->
     await engine.prefill(ids)
     usage = Usage()
     await first(engine, ids, usage=usage)
-    assert (usage.prompt_tokens, usage.cached_tokens) == (len(ids), len(ids) - 1)
+    block = (await engine.facts()).cache_block_tokens
+    assert (usage.prompt_tokens, usage.cached_tokens) == (len(ids), (len(ids) - 1) // block * block)
     assert usage.generated_tokens >= 1
 
 

@@ -229,7 +229,7 @@ async def test_retry_after_is_waited_for_where_nobody_else_is_there_and_refused_
 
 async def test_retries_end_when_their_budget_is_spent() -> None:
     down = failing("down", EngineUnavailable("gone"), Vocabulary())
-    pool = pool_of([down], retries=Retries(attempts=5, budget_spare=8))
+    pool = pool_of([down], retries=Retries(attempts=5, budget_spare=8), clock=lambda: 0.0)
     ids = await pool.encode("hm")
     for _ in range(50):
         with pytest.raises(EngineUnavailable, match="gone"):
@@ -320,7 +320,7 @@ def test_the_last_closed_breaker_stays_closed() -> None:
 
 
 def test_a_budget_pays_for_one_retry_in_five_calls() -> None:
-    budget = Budget(Retries(budget_spare=0))
+    budget = Budget(Retries(budget_spare=0), clock=lambda: 0.0)
     paid = 0
     for _ in range(1000):
         budget.earn()

@@ -26,6 +26,12 @@ async def open_engine(
         from glimprouter.engines.servers import open_replicas
 
         return await open_replicas(model, side=side)
+    if len(model.at) > 1:
+        raise ModelError(
+            f"--{side}: at names {len(model.at)} places, of which the first, {spec}, is no address; replicas are "
+            "servers: give http://host:port for each, or one file or folder alone",
+            field=side,
+        )
     if (Path(spec) / "config.json").exists():
         from glimprouter.engines.local_hf import LocalHf
 

@@ -11,53 +11,26 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from glimprouter.config import Sampling
-from glimprouter.engines.breaker import Breaker, BreakerRules, BreakerState
+from glimprouter.engines.agreement import agreed, agreed_later
+from glimprouter.engines.breaker import Breaker, BreakerRules
 from glimprouter.engines.rendezvous import Places
-from glimprouter.engines.retries import Budget, Retries
+from glimprouter.engines.replica import Replica, ReplicaState, Watch
+from glimprouter.engines.retries import Budget, Retries, Trouble
 from glimprouter.errors import (
+    ContextError,
     EngineError,
     EngineProtocolError,
-    EngineTimeout,
     EngineUnavailable,
-    GlimprouterError,
+    InputError,
     PairError,
 )
 from glimprouter.flow.engine import Completion, Engine, EngineFacts, Message, Session, Token, Usage
 
 T = TypeVar("T")
-
-MOST_FAILURES_OF_STREAM = 50
-"""However much a stream got on with between its failures."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
-    """What is known of a replica: how its breaker stands, how many answers have their place there, how calls went."""
-
-    name: str
-    breaker: BreakerState
-    answers: int
-    succeeded: int
-    failed: int
-
-
-class Replica:
-    """One engine of the pool. `trusted`: its model was found to be the same as that of the others."""
-
-    def __init__(self, engine: Engine, breaker: Breaker) -> None:
-        self.engine = engine
-        self.breaker = breaker
-        self.trusted = False
-        self.free_at = 0.0
-        self.succeeded = self.failed = 0
-
-    @property
-    def name(self) -> str:
-        return self.engine.name
 
 
 class Pool:
@@ -82,13 +55,14 @@ class Pool:
         }
         if len(self._replicas) < len(engines):
             raise PairError(f"{self.name}: an address is given twice; give each replica once", field="at")
-        self._budget = Budget(self._retries)
+        self._budget = Budget(self._retries, clock=clock)
         self._places = Places()
         self._clock = clock
         self._sleep = sleep
         self._chance = chance
         self._facts: EngineFacts | None = None
-        self._check = asyncio.Lock()
+        self._asked: dict[str, asyncio.Task[None]] = {}
+        self._closings = 0
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -97,50 +71,62 @@ class Pool:
 
     @property
     def replicas(self) -> tuple[ReplicaState, ...]:
-        return tuple(
-            ReplicaState(one.name, one.breaker.state, self._places.answers_on(one.name), one.succeeded, one.failed)
-            for one in self._replicas.values()
-        )
+        return tuple(one.state(self._places.answers_on(one.name)) for one in self._replicas.values())
 
     # What the model is -----------------------------------------------------------------------------------------------
 
     async def facts(self) -> EngineFacts:
-        """Those of the first replica that answers; the others must agree before they are used.
+        """What holds for every replica that answers; one that does not is looked at again before it is used.
 
         Raises PairError where two differ, EngineError where none answers.
         """
         if self._facts is None:
-            outcomes = await asyncio.gather(
-                *(one.engine.facts() for one in self._replicas.values()), return_exceptions=True
-            )
-            for one, outcome in zip(self._replicas.values(), outcomes, strict=True):
-                if isinstance(outcome, EngineFacts):
-                    self._trust(one, outcome)
-                elif not isinstance(outcome, EngineError):
-                    raise outcome
-                else:
-                    one.breaker.open()
-            failures = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
+            replicas = list(self._replicas.values())
+            outcomes = await asyncio.gather(*(one.engine.facts() for one in replicas), return_exceptions=True)
             if self._facts is None:
-                raise failures[0]
-        assert self._facts is not None
+                self._facts = self._agreed(replicas, outcomes)
         return self._facts
 
-    def _trust(self, replica: Replica, facts: EngineFacts) -> None:
-        """Use a replica from now on. Raises PairError where its model is another."""
-        if self._facts is None:
-            self._facts = facts
-        for what in ("vocabulary", "chat_template", "takes_ids"):
-            mine = getattr(self._facts, what)
-            if getattr(facts, what) != mine and self._facts.takes_ids:
-                raise PairError(
-                    f"{replica.name} serves {facts.model}, whose {what.replace('_', ' ')} is not that of "
-                    f"{self._facts.model} on the replicas beside it; give addresses of one and the same model",
-                    field="at",
-                )
-        if facts.context_tokens < self._facts.context_tokens:
-            self._facts = replace(self._facts, context_tokens=facts.context_tokens)
-        replica.trusted = True
+    def _agreed(self, replicas: Sequence[Replica], outcomes: Sequence[EngineFacts | BaseException]) -> EngineFacts:
+        common: EngineFacts | None = None
+        for one, outcome in zip(replicas, outcomes, strict=True):
+            if isinstance(outcome, EngineFacts):
+                common = outcome if common is None else agreed(common, outcome, one.name)
+            elif not isinstance(outcome, EngineError):
+                raise outcome
+        failures = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
+        if common is None:
+            raise failures[0]
+        for one, outcome in zip(replicas, outcomes, strict=True):
+            one.trusted = isinstance(outcome, EngineFacts)
+            if not one.trusted:
+                one.unused_because = str(outcome)
+                one.breaker.open()
+        return common
+
+    def _ask_strangers(self) -> None:
+        """Have those that were away asked in the background, now and then: nobody's answer shall wait for them."""
+        for one in self._replicas.values():
+            if not one.trusted and one.name not in self._asked and one.breaker.lets_through:
+                one.breaker.enter()
+                task = self._asked[one.name] = asyncio.create_task(self._ask(one))
+                task.add_done_callback(lambda _, name=one.name: self._asked.pop(name, None))  # type: ignore[misc]
+
+    async def _ask(self, replica: Replica) -> None:
+        try:
+            facts = await replica.engine.facts()
+            assert self._facts is not None
+            agreed_later(self._facts, facts, replica.name)
+        except (EngineError, InputError) as error:
+            replica.unused_because = str(error)
+            replica.breaker.open()
+            await replica.engine.close()
+        except asyncio.CancelledError:
+            replica.breaker.end_trial()
+            raise
+        else:
+            replica.trusted = True
+            replica.breaker.succeeded()
 
     async def render(self, messages: Sequence[Message]) -> str:
         return await self._anywhere(lambda engine: engine.render(messages))
@@ -156,7 +142,7 @@ class Pool:
 
     async def _anywhere(self, call: Callable[[Engine], Awaitable[T]]) -> T:
         """A call that belongs to no answer, on whichever replica is well; tried again elsewhere when it fails."""
-        trouble = _Trouble()
+        trouble = Trouble(self._closings)
         while True:
             replica = await self._replica(None, trouble)
             try:
@@ -186,45 +172,46 @@ class Pool:
     async def _tokens(
         self, ids: list[int], sampling: Sampling, max_tokens: int, top: int, usage: Usage, session: Session | None
     ) -> AsyncGenerator[Token, None]:
-        """The tokens of one call, in as many legs as it takes. A token is handed out with its character complete."""
-        trouble = _Trouble()
-        own_key = session.id if session is not None else None
+        """The tokens of one call, in as many legs as it takes. A token is handed out with its character complete, so
+        that a leg never begins within one."""
+        trouble = Trouble(self._closings)
+        key = session.id if session is not None else None
         drawn: list[int] = []
         while True:
-            replica = await self._replica(own_key, trouble)
+            replica = await self._replica(key, trouble)
             leg = Usage()
-            spent = replace(sampling, seed=(sampling.seed + trouble.failures) % 2**63)
-            unfinished: list[Token] = []
+            # Another seed, or the continuation would be drawn with the numbers that drew the beginning.
+            seeded = replace(sampling, seed=(sampling.seed + len(drawn)) % 2**63)
+            left = max_tokens - len(drawn)
+            held = _Held()
             try:
-                with self._watched(replica):
+                with self._watched(replica) as watch:
                     async with replica.engine.generate(
-                        [*ids, *drawn],
-                        spent,
-                        max_tokens=max_tokens - len(drawn),
-                        top=top,
-                        usage=leg,
-                        session=session,
+                        [*ids, *drawn], seeded, max_tokens=left, top=top, usage=leg, session=session
                     ) as tokens:
                         async for token in tokens:
-                            if token.id >= 0 and not token.text:
-                                unfinished.append(token)
-                                continue
-                            for one in (*unfinished, token):
+                            watch.answered()
+                            for one in held.take(token):
                                 if one.id >= 0:
                                     drawn.append(one.id)
                                     trouble.progressed()
                                 yield one
-                            unfinished.clear()
                             if token.finish is not None:
                                 return
                     raise EngineProtocolError(f"{replica.name} ended a stream without saying why", engine=replica.name)
             except EngineError as error:
-                if len(drawn) >= max_tokens:
-                    yield Token(-1, "", finish="length")
-                    return
-                await self._bear(error, replica, trouble)
+                # All that was allowed has come; only the word that it is all was lost.
+                if len(drawn) < max_tokens:
+                    await self._bear(error, replica, trouble)
+                    continue
+            except ContextError:
+                if not drawn:
+                    raise
             finally:
-                _add(usage, leg)
+                usage.add(leg)
+            # The stream broke at the very end, or where the context is full.
+            yield Token(-1, "", finish="length")
+            return
 
     async def complete(self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, usage: Usage) -> Completion:
         """In one blocking call, on any replica that can."""
@@ -237,7 +224,8 @@ class Pool:
 
     async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
         """On the replica where the answer has its place, once: reading ahead is not worth a second try."""
-        replica = await self._replica(session.id if session is not None else None, _Trouble())
+        key = session.id if session is not None else None
+        replica = await self._replica(key, Trouble(self._closings), may_wait=False)
         await replica.engine.prefill(ids, session=session)
 
     def leave(self, session: Session) -> None:
@@ -246,122 +234,103 @@ class Pool:
             one.engine.leave(session)
 
     async def close(self) -> None:
-        for one in self._replicas.values():
-            await one.engine.close()
+        """Close every replica. Calls under way fail; they do not go on elsewhere."""
+        self._closings += 1
+        for task in list(self._asked.values()):
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(one.engine.close() for one in self._replicas.values()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     # Choosing, failing -----------------------------------------------------------------------------------------------
 
-    async def _replica(self, key: str | None, trouble: _Trouble) -> Replica:
+    async def _replica(self, key: str | None, trouble: Trouble, *, may_wait: bool = True) -> Replica:
         """The place of an answer: where it has always been, unless that is in trouble. Without a key, any."""
         await self.facts()
+        self._ask_strangers()
         while True:
-            well = [one for one in self._replicas.values() if one.breaker.lets_through]
-            well = well or list(self._replicas.values())
+            known = [one for one in self._replicas.values() if one.trusted]
+            well = [one for one in known if one.breaker.lets_through] or known
             now = self._clock()
             free = [one for one in well if one.free_at <= now]
-            if not free:
-                wait_s = min(one.free_at for one in well) - now
-                if wait_s > self._retries.longest_wait_s:
-                    raise trouble.error or EngineUnavailable(
-                        f"{self.name}: every replica asks to be left alone for {wait_s:.0f} s or more", engine=self.name
-                    )
-                await self._sleep(wait_s)
-                continue
-            names = [one.name for one in free if one.name not in trouble.failed_on] or [one.name for one in free]
-            name = names[int(self._chance() * len(names))] if key is None else self._places.settle(key, names)
-            replica = self._replicas[name]
-            if replica.trusted or await self._is_trusted_now(replica, trouble):
-                return replica
+            if free:
+                break
+            wait_s = min(one.free_at for one in well) - now
+            if not may_wait or wait_s > self._retries.longest_wait_s:
+                raise trouble.error or EngineUnavailable(
+                    f"{self.name}: every replica asks to be left alone for {wait_s:.0f} s or more", engine=self.name
+                )
+            # Not all at the same moment.
+            await self._sleep(wait_s + self._retries.wait_s(1, self._chance))
+        names = [one.name for one in free if one.name not in trouble.failed_on] or [one.name for one in free]
+        name = names[int(self._chance() * len(names))] if key is None else self._places.settle(key, names)
+        return self._replicas[name]
 
-    async def _is_trusted_now(self, replica: Replica, trouble: _Trouble) -> bool:
-        """Look at a replica that was away when the others were looked at."""
-        async with self._check:
-            if not replica.trusted:
-                try:
-                    self._trust(replica, await replica.engine.facts())
-                except (EngineError, PairError) as error:
-                    replica.breaker.open()
-                    trouble.failed_on.add(replica.name)
-                    if isinstance(error, EngineError):
-                        trouble.error = error
-                    if all(one.name in trouble.failed_on for one in self._replicas.values()):
-                        raise
-        return replica.trusted
-
-    def _watched(self, replica: Replica) -> _Watch:
+    def _watched(self, replica: Replica) -> Watch:
         self._budget.earn()
-        return _Watch(replica, self)
+        return Watch(replica, may_open=self._is_not_the_last)
 
-    def may_open(self, replica: Replica) -> bool:
-        """Not the last one that is closed: bad as it may be, there is no better."""
+    def _is_not_the_last(self, replica: Replica) -> bool:
+        """Bad as it may be, a replica is not given up where there is no better one."""
         return any(
-            one is not replica and one.breaker.state == "closed" and one.trusted for one in self._replicas.values()
+            one is not replica and one.trusted and one.breaker.state == "closed" for one in self._replicas.values()
         )
 
-    async def _bear(self, error: EngineError, replica: Replica, trouble: _Trouble) -> None:
+    async def _bear(self, error: EngineError, replica: Replica, trouble: Trouble) -> None:
         """Wait before the next try; raise where there is none."""
         trouble.note(error, replica.name)
         if error.retry_after_s is not None:
             replica.free_at = max(replica.free_at, self._clock() + error.retry_after_s)
-        tired = trouble.in_a_row >= self._retries.attempts or trouble.failures > MOST_FAILURES_OF_STREAM
-        if error.final or tired or not self._budget.spend():
+        retries = self._retries
+        tired = trouble.in_a_row >= retries.attempts or trouble.failures >= retries.most_failures
+        if error.final or tired or trouble.closings != self._closings:
             raise error
+        await self._pay(error, replica, trouble)
         if len(trouble.failed_on) >= len(self._replicas):
             trouble.failed_on.clear()
         if replica.name not in trouble.failed_on:
-            await self._sleep(self._retries.wait_s(trouble.in_a_row, self._chance))
+            await self._sleep(retries.wait_s(trouble.in_a_row, self._chance))
+
+    async def _pay(self, error: EngineError, replica: Replica, trouble: Trouble) -> None:
+        """For one retry, waiting where nothing is left but a good replica is there. Raises `error` where none is.
+
+        So many answers can break at one replica's death that they may not all be begun again at once.
+        """
+        until = self._clock() + self._retries.longest_wait_s
+        while not self._budget.spend():
+            if not self._has_better(replica, trouble) or self._clock() >= until:
+                raise error
+            trouble.failed_on.add(replica.name)
+            await self._sleep(self._retries.base_s + self._retries.wait_s(4, self._chance))
+
+    def _has_better(self, replica: Replica, trouble: Trouble) -> bool:
+        now = self._clock()
+        return any(
+            one is not replica
+            and one.trusted
+            and one.breaker.state == "closed"
+            and one.free_at <= now
+            and one.name not in trouble.failed_on
+            for one in self._replicas.values()
+        )
 
 
-class _Trouble:
-    """What one call has been through."""
+class _Held:
+    """Tokens whose character is incomplete: they come with the one that completes it."""
 
     def __init__(self) -> None:
-        self.failures = self.in_a_row = 0
-        self.failed_on: set[str] = set()
-        self.error: EngineError | None = None
-        self._last = ""
+        self._tokens: list[Token] = []
 
-    def note(self, error: EngineError, name: str) -> None:
-        """A replica that has the answer's prefix in its cache gets a second chance, unless it keeps people waiting."""
-        if name == self._last or isinstance(error, EngineTimeout) or error.retry_after_s is not None:
-            self.failed_on.add(name)
-        self.failures += 1
-        self.in_a_row += 1
-        self.error = error
-        self._last = name
-
-    def progressed(self) -> None:
-        if self.in_a_row:
-            self.in_a_row, self._last = 0, ""
-            self.failed_on.clear()
-
-
-class _Watch:
-    """Tells a replica's breaker how a call went. A caller that goes away tells nothing."""
-
-    def __init__(self, replica: Replica, pool: Pool) -> None:
-        self._replica = replica
-        self._pool = pool
-        self._on_trial = False
-
-    def __enter__(self) -> None:
-        self._on_trial = self._replica.breaker.enter()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        replica = self._replica
-        if isinstance(error, EngineError) and not error.final:
-            replica.failed += 1
-            replica.breaker.failed(may_open=self._pool.may_open(replica))
-        elif error is None or isinstance(error, (GlimprouterError, GeneratorExit)):
-            # Whoever has taken tokens and leaves, or is refused for what it asked, was served.
-            replica.succeeded += 1
-            replica.breaker.succeeded()
-        elif self._on_trial:
-            replica.breaker.end_trial()
-
-
-def _add(usage: Usage, leg: Usage) -> None:
-    usage.prompt_tokens += leg.prompt_tokens
-    usage.cached_tokens += leg.cached_tokens
-    usage.generated_tokens += leg.generated_tokens
-    usage.requests += leg.requests
+    def take(self, token: Token) -> Sequence[Token]:
+        """What can be handed out now that `token` has come."""
+        if token.id >= 0 and not token.text and token.finish is None:
+            self._tokens.append(token)
+            return ()
+        if not self._tokens:
+            return (token,)
+        whole, self._tokens = [*self._tokens, token], []
+        return whole

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from glimprouter.engines.pool import Pool
 from glimprouter.engines.text_mode import Pieces
 from glimprouter.engines.tokenizer_files import TokenizerFiles
 from glimprouter.errors import EngineError, EngineTimeout, EngineUnavailable, ModelError
-from glimprouter.flow.engine import EngineFacts, Message, Session, Token, Usage
+from glimprouter.flow.engine import Completion, EngineFacts, Message, Session, Token, Usage
 
 DIALECTS = ("auto", "llamacpp", "vllm", "sglang", "openai")
 BLOCK_TOKENS = 64
@@ -57,7 +58,9 @@ _MODELS = Exchange("/v1/models", lambda: None, lambda data: Decoder(_List).decod
 _OWNERS = {"llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 
-async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> HttpEngine:
+async def open_server(
+    url: str, model: Model, *, side: str, timeouts: Timeouts | None = None, shared: SharedFiles | None = None
+) -> HttpEngine:
     """The engine at one address, once it has answered. Raises ModelError, naming `--{side}`, where it does not."""
     if model.dialect not in DIALECTS:
         raise ModelError(
@@ -66,8 +69,12 @@ async def open_server(url: str, model: Model, *, side: str, timeouts: Timeouts |
     key = os.environ.get(model.key_variable or KEY_VARIABLE[side])
     scout = HttpEngine(url, key=key, timeouts=timeouts)
     try:
-        engine = await _Opening(scout, model, side).engine()
-        await engine.facts()
+        engine = await _Opening(scout, model, side, shared or SharedFiles(model, side)).engine()
+        try:
+            await engine.facts()
+        except BaseException:
+            await engine.close()
+            raise
     except EngineError as error:
         raise ModelError(
             f"--{side} {url}: no server that can be used: {error}; give the address of one (http://host:port) that is "
@@ -84,9 +91,17 @@ async def open_replicas(model: Model, *, side: str, timeouts: Timeouts | None = 
 
     Raises ModelError, naming `--{side}`, where none is up, and PairError where two serve different models.
     """
+    for place in model.at:
+        if not place.startswith(("http://", "https://")):
+            raise ModelError(
+                f"--{side}: {place} stands among addresses and is none; give http://host:port for each replica, or one "
+                "file alone",
+                field=side,
+            )
     urls = [url.rstrip("/") for url in model.at]
+    shared = SharedFiles(model, side)
     outcomes = await asyncio.gather(
-        *(open_server(url, model, side=side, timeouts=timeouts) for url in urls), return_exceptions=True
+        *(open_server(url, model, side=side, timeouts=timeouts, shared=shared) for url in urls), return_exceptions=True
     )
     opened = [outcome for outcome in outcomes if isinstance(outcome, HttpEngine)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -95,33 +110,54 @@ async def open_replicas(model: Model, *, side: str, timeouts: Timeouts | None = 
         for engine in opened:
             await engine.close()
         raise next((error for error in failures if error not in unreachable), failures[0])
-    engines = [
-        outcome if isinstance(outcome, HttpEngine) else LateServer(url, model, side=side, timeouts=timeouts)
-        for url, outcome in zip(urls, outcomes, strict=True)
-    ]
-    pool = Pool(engines)
+
+    def later(url: str) -> LateServer:
+        return LateServer(url, lambda: open_server(url, model, side=side, timeouts=timeouts, shared=shared))
+
     try:
+        pool = Pool(
+            [
+                outcome if isinstance(outcome, HttpEngine) else later(url)
+                for url, outcome in zip(urls, outcomes, strict=True)
+            ]
+        )
         await pool.facts()
     except BaseException:
-        await pool.close()
+        for engine in opened:
+            await engine.close()
         raise
     return pool
+
+
+class SharedFiles:
+    """What replicas of one model have in common: the tokenizer's files, read once, and text mode's numbers, which must
+    mean the same on each of them, for an answer goes on elsewhere from the numbers it has."""
+
+    def __init__(self, model: Model, side: str) -> None:
+        self._model = model
+        self._side = side
+
+    @cached_property
+    def given(self) -> TokenizerFiles | None:
+        return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        return Pieces(self.given)
 
 
 class LateServer:
     """A server that was down when the pair was opened: an engine as soon as it is up."""
 
-    def __init__(self, url: str, model: Model, *, side: str, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, url: str, open_: Callable[[], Awaitable[HttpEngine]]) -> None:
         self.name = url
-        self._model = model
-        self._side = side
-        self._timeouts = timeouts
+        self._open = open_
         self._engine: HttpEngine | None = None
 
     async def _there(self) -> HttpEngine:
         if self._engine is None:
             try:
-                self._engine = await open_server(self.name, self._model, side=self._side, timeouts=self._timeouts)
+                self._engine = await self._open()
             except ModelError as error:
                 raise EngineUnavailable(f"{self.name}: {error}", engine=self.name) from error
         return self._engine
@@ -158,6 +194,9 @@ class LateServer:
         ) as tokens:
             yield tokens
 
+    async def complete(self, ids: Sequence[int], sampling: Sampling, *, max_tokens: int, usage: Usage) -> Completion:
+        return await (await self._there()).complete(ids, sampling, max_tokens=max_tokens, usage=usage)
+
     async def prefill(self, ids: Sequence[int], *, session: Session | None = None) -> None:
         await (await self._there()).prefill(ids, session=session)
 
@@ -165,15 +204,18 @@ class LateServer:
         """Nothing is kept for an answer here."""
 
     async def close(self) -> None:
-        if self._engine is not None:
-            await self._engine.close()
+        """It is looked at anew when it is used again: it may be another server by then."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
 
 
 class _Opening:
     """One address on the way to an engine. `scout` asks; the engine that is returned has its own connections."""
 
-    def __init__(self, scout: HttpEngine, model: Model, side: str) -> None:
+    def __init__(self, scout: HttpEngine, model: Model, side: str, shared: SharedFiles) -> None:
         self._scout = scout
+        self._shared = shared
         self._model = model
         self._side = side
 
@@ -211,11 +253,8 @@ class _Opening:
             block_tokens=block_tokens,
         )
 
-    def _files(self) -> TokenizerFiles | None:
-        return TokenizerFiles(Path(self._model.tokenizer), side=self._side) if self._model.tokenizer else None
-
     async def _vllm(self, listed: _Listed) -> HttpEngine:
-        files = self._files()
+        files = self._shared.given
         ways = await vllm_ways(self._scout, listed.id, has_files=files is not None)
         if not ways.ids:
             return await self._openai(listed)
@@ -224,7 +263,7 @@ class _Opening:
 
     async def _sglang(self, listed: _Listed) -> HttpEngine:
         info = await sglang_model(self._scout)
-        files = self._files()
+        files = self._shared.given
         if files is None and info.tokenizer_path:
             files = _files_here(Path(info.tokenizer_path), self._side)
         if files is None:
@@ -236,7 +275,7 @@ class _Opening:
         return await tried_sglang(self._scout, listed.id, listed.max_model_len or 0, lambda one: self._made(one, files))
 
     async def _openai(self, listed: _Listed) -> HttpEngine:
-        files = self._files()
+        files = self._shared.given
         how = (
             "prompts are sent as text, rendered with the tokenizer files given"
             if files is not None
@@ -244,7 +283,7 @@ class _Opening:
             "with --tokenizer FOLDER to have prompts rendered here"
         )
         warning = f"{self._scout.url} takes no ids: {how}. What a model wrote is read again as text at every hand-over"
-        pieces = Pieces(files)
+        pieces = self._shared.pieces
         dialect = openai(listed.id, listed.max_model_len or 0, pieces, renders=files is not None, warnings=(warning,))
         engine = self._made(dialect, pieces)
         try:

@@ -90,6 +90,11 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
 
+    def add(self, other: Usage) -> None:
+        """Count another request's cost to this call's."""
+        for name in Usage.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 class Engine(Protocol):
     """Where a model runs. Stateless: every call carries its whole prefix. Safe for concurrent calls.
