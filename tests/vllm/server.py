@@ -12,9 +12,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 START_S = 180.0
 STOP_S = 15.0
@@ -40,7 +41,14 @@ class VllmServer:
     """One server process. `url` is its address once `wait` has returned."""
 
     def __init__(
-        self, model: Path, *, name: str, context_tokens: int, python: str, flags: tuple[str, ...] = ()
+        self,
+        model: Path,
+        *,
+        name: str,
+        context_tokens: int,
+        python: str,
+        flags: tuple[str, ...] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -50,7 +58,11 @@ class VllmServer:
         command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--max-model-len", str(context_tokens), *FLAGS, *flags]
         self.process = subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT, stdout=self._log, stderr=self._log, preexec_fn=_die_with_parent
+            command,
+            env=os.environ | ENVIRONMENT | dict(environment),
+            stdout=self._log,
+            stderr=self._log,
+            preexec_fn=_die_with_parent,
         )
 
     def wait(self) -> None:
