@@ -137,7 +137,8 @@ def body(top: int, tokens: int, rng: random.Random) -> bytes:
     """What the router sends for an open stream; each has a prompt of its own, and no chance end token ends it."""
     ids = [rng.randrange(VOCABULARY) for _ in range(PROMPT_TOKENS)]
     dialect = vllm(NAME, CONTEXT_TOKENS, priorities=False)
-    return orjson.dumps(dialect.generate.body(Draw(ids, FREE, tokens, top)) | {"ignore_eos": True})
+    asked = dialect.generate.body(Draw(ids, FREE, tokens, top))
+    return orjson.dumps({**(asked or {}), "ignore_eos": True})
 
 
 async def read(session: aiohttp.ClientSession, url: str, data: bytes) -> int:
