@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_S = 180.0
@@ -65,6 +65,7 @@ class VllmServer:
             stdout=self._log,
             stderr=self._log,
             preexec_fn=_die_with_parent,
+            start_new_session=True,
         )
 
     def wait(self) -> None:
@@ -96,6 +97,9 @@ class VllmServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        # Its engine runs in a process beside it, which outlives a server that was killed.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._log.close()
         self._folder.cleanup()
 
