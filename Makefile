@@ -36,7 +36,7 @@ test: .venv-test/.ready
 # Contract, exactness and faults on engines that take gigabytes to install. What cannot be had is said, and skipped.
 VLLM_TESTS := tests/vllm tests/engines/test_contract.py tests/engines/test_local_hf.py
 test-vllm:
-	@$(python) tests/vllm/job.py $(VLLM_TESTS) --timeout 300 -k "tests/vllm or (vllm and not fake) or hf" $(ARGS)
+	@$(python) tests/vllm/job.py $(VLLM_TESTS) --timeout 420 -k "tests/vllm or (vllm and not fake) or hf" $(ARGS)
 
 check: .venv-test/.ready
 	.venv-test/bin/ruff format --check $(CHECKED)

@@ -114,7 +114,7 @@ def hang_up(request: web.Request) -> None:
 @asynccontextmanager
 async def faulty_proxy(upstream: str) -> AsyncIterator[FaultyProxy]:
     """A proxy before a server at `upstream`, on a port of its own."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
         proxy = FaultyProxy(upstream, session)
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", proxy.handle)

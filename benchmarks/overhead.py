@@ -112,7 +112,7 @@ async def grow(small: Engine, large: Engine, rounds: int, figures: dict[str, Any
         times = []
         for _ in range(rounds):
             longer = await think(small, large, replace(PLAIN, max_thinking_tokens=tokens))
-            shorter = await think(small, large, replace(PLAIN, max_thinking_tokens=tokens - 1_000))
+            shorter = await think(small, large, replace(PLAIN, max_thinking_tokens=max(1, tokens - 1_000)))
             calls = longer.calls - shorter.calls
             own_us = (longer.small_tokens - shorter.small_tokens) * figures["token_us"]
             own_us += (longer.large_tokens - shorter.large_tokens) * figures["large_token_us"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from glimprouter.config import Routing, Sampling, Side
 from glimprouter.flow.engine import Engine, Usage
@@ -58,11 +58,25 @@ async def is_tie(engine: Engine, prefix: Sequence[int]) -> bool:
 
 @dataclass
 class Comparison:
-    """`compared` runs, of which `ties` differ from where two tokens are as good as each other, `others` otherwise."""
+    """`compared` runs, of which `ties` part where two tokens are as good as each other, `others` anywhere else.
+
+    Both name the question and the place of the first token that differs.
+    """
 
     compared: int = 0
-    ties: int = 0
-    others: int = 0
+    ties: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    async def judge(self, engine: Engine, question: str, prompt: Sequence[int], ids: Sequence[int], same: int) -> None:
+        """Two runs agree in the first `same` of `ids`, and no further."""
+        parted = self.ties if await is_tie(engine, [*prompt, *ids[:same]]) else self.others
+        parted.append(f"token {same} of {question!r}")
+
+
+def common_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two runs agree in before they part."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 async def compare_with_direct_runs(pair: Pair, side: Side, *, count: int = QUESTIONS) -> Comparison:
@@ -80,9 +94,5 @@ async def compare_with_direct_runs(pair: Pair, side: Side, *, count: int = QUEST
         routed = written(await router.answer(request))
         found.compared += 1
         if routed != ids:
-            same = next(place for place, (a, b) in enumerate(zip(routed, ids, strict=False)) if a != b)
-            if await is_tie(engine, [*prompt.ids, *ids[:same]]):
-                found.ties += 1
-            else:
-                found.others += 1
+            await found.judge(engine, question, prompt.ids, ids, common_tokens(routed, ids))
     return found

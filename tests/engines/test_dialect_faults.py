@@ -238,7 +238,7 @@ async def test_that_all_kept_connections_are_dead_is_no_fault(kind: str) -> None
         await wire.say()
         await wire.end()
 
-    async with engine_of(kind, serves_a_connection_once, timeouts=Timeouts()) as engine:
+    async with engine_of(kind, serves_a_connection_once, timeouts=Timeouts(first_token_s=10.0)) as engine:
         await asyncio.gather(*(draw(engine, [97]) for _ in range(4)))
         drawn = await draw(engine, [97])
     assert drawn.text == "A"

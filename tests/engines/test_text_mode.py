@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimprouter.engines import text_mode
@@ -15,6 +15,7 @@ ZERO_WIDTH = "\u200b"
 FILES = BigramCoder(Bigram({}))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_survives_its_numbers(text: str) -> None:
     pieces = Pieces(None)

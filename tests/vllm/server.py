@@ -13,10 +13,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-START_S = 180.0
+START_S = 280.0
+"""20 on a quiet machine."""
 STOP_S = 15.0
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -40,17 +41,31 @@ class VllmServer:
     """One server process. `url` is its address once `wait` has returned."""
 
     def __init__(
-        self, model: Path, *, name: str, context_tokens: int, python: str, flags: tuple[str, ...] = ()
+        self,
+        model: Path,
+        *,
+        name: str,
+        context_tokens: int,
+        python: str,
+        flags: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = tempfile.NamedTemporaryFile(prefix=f"vllm-{name}-", suffix=".log", delete=False)  # noqa: SIM115
+        # vLLM leaves files behind in what it takes for the folder of temporary ones.
+        self._folder = tempfile.TemporaryDirectory(prefix=f"vllm-{name}-")
+        self._log = Path(self._folder.name, "log").open("wb")  # noqa: SIM115 - closed by `stop`
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--max-model-len", str(context_tokens), *FLAGS, *flags]
         self.process = subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT, stdout=self._log, stderr=self._log, preexec_fn=_die_with_parent
+            command,
+            env=os.environ | ENVIRONMENT | {"TMPDIR": self._folder.name} | (environment or {}),
+            stdout=self._log,
+            stderr=self._log,
+            preexec_fn=_die_with_parent,
+            start_new_session=True,
         )
 
     def wait(self) -> None:
@@ -65,10 +80,16 @@ class VllmServer:
                 time.sleep(0.3)
             else:
                 return
+        said = self.last_words()
         self.stop()
-        raise RuntimeError(f"vLLM did not start:\n{Path(self._log.name).read_text(errors='replace')[-4000:]}")
+        raise RuntimeError(f"vLLM did not start:\n{said}")
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return Path(self._log.name).read_text(encoding="utf-8", errors="replace")[-4000:]
 
     def stop(self) -> None:
+        """End the process, by force if it takes long; what it has written is gone then. May be called twice."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -76,17 +97,27 @@ class VllmServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        # Its engine runs in a process beside it, which outlives a server that was killed.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._log.close()
+        self._folder.cleanup()
 
 
 @contextmanager
 def serving(*models: tuple[Path, str, int], python: str = sys.executable) -> Iterator[list[str]]:
-    """The addresses of servers for (folder, name, context tokens) each, started side by side."""
+    """The addresses of servers for (folder, name, context tokens) each, started side by side.
+
+    One that has died by itself meanwhile is an error, which shows the end of its log.
+    """
     servers = [VllmServer(path, name=name, context_tokens=tokens, python=python) for path, name, tokens in models]
     try:
         for server in servers:
             server.wait()
         yield [server.url for server in servers]
+        for server in servers:
+            if server.process.poll() is not None:
+                raise RuntimeError(f"vLLM ended with {server.process.returncode}:\n{server.last_words()}")
     finally:
         for server in servers:
             server.stop()

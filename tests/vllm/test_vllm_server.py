@@ -54,7 +54,7 @@ async def many_streams(engine: HttpEngine, act: Callable[[], None]) -> None:
         await long_stream(engine, 3, act)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_server_that_dies_in_mid_stream_is_an_error_and_never_an_end(
     lone_server: VllmServer, how: signal.Signals
@@ -67,7 +67,7 @@ async def test_a_server_that_dies_in_mid_stream_is_an_error_and_never_an_end(
         await engine.close()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 async def test_an_answer_goes_on_when_one_of_two_replicas_is_killed(
     lone_server: VllmServer, vllm_urls: list[str]
 ) -> None:
@@ -100,7 +100,7 @@ async def test_an_answer_goes_on_when_one_of_two_replicas_is_killed(
             await engine.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(420)
 async def test_cancelling_an_answer_frees_both_servers(vllm_pair: Pair, vllm_urls: list[str]) -> None:
     routing = Routing(threshold=0.1, max_thinking_tokens=1500)
     tasks = [
@@ -117,7 +117,7 @@ async def test_cancelling_an_answer_frees_both_servers(vllm_pair: Pair, vllm_url
         assert gauge(url, "vllm:num_requests_waiting") == 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(420)
 async def test_what_was_read_before_is_cached_in_whole_blocks(vllm_pair: Pair) -> None:
     engine = vllm_pair.small
     ids = (await engine.encode("Solve for x: 7*x + 5 = 61. "))[:20] * 20

@@ -114,8 +114,9 @@ class Blocks:
         """How many ids at the end begin a character that is not complete yet."""
         if not ids or not (await self._engine.text_of(ids[-1])).endswith(_BROKEN):
             return 0
-        last = ids[-_LONGEST_CHARACTER:]
-        for tail in range(len(last)):
-            if not (await self._engine.decode(last[: len(last) - tail])).endswith(_BROKEN):
+        if not (await self._engine.decode(ids[-2 * _LONGEST_CHARACTER :])).endswith(_BROKEN):
+            return 0
+        for tail in range(min(len(ids), _LONGEST_CHARACTER - 1), 1, -1):
+            if await self._engine.decode(ids[-tail:]) == _BROKEN:
                 return tail
-        return len(last) if len(ids) < _LONGEST_CHARACTER else 0
+        return 1

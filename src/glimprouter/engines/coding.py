@@ -14,6 +14,7 @@ from glimprouter.flow.engine import Message
 from glimprouter.flow.prompt import FORMATS
 
 _REMEMBERED_STRINGS = 4096
+_BROKEN = "\ufffd"
 _MAY_END = frozenset("\n" + "".join({tag[-1] for known in FORMATS for tag in (known.open_tag, known.close_tag)}))
 
 
@@ -116,7 +117,7 @@ class TokensApart:
         It matters only where a step or the thought may end among them; else, and where their texts by themselves do not
         make up the joint one, all text goes with the last.
         """
-        if len(ids) > 1 and not _MAY_END.isdisjoint(joint):
+        if len(ids) > 1 and not _MAY_END.isdisjoint(joint) and _BROKEN not in joint:
             texts = await self._parted(ids, joint)
             if len(texts) == len(ids) and "".join(texts) == joint:
                 return texts
@@ -132,7 +133,7 @@ class TokensApart:
             text = await (self.text(id_) if len(begun) == 1 else self._decode(begun))
             # Some tokenizers drop the space that a text begins with.
             shown = next((form for form in (text, " " + text) if joint.startswith(form, place)), None)
-            if shown is None and not text.endswith("\ufffd"):
+            if shown is None and not text.endswith(_BROKEN):
                 break
             texts.append(shown or "")
             if shown is not None:
