@@ -5,14 +5,22 @@ import random
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glimprouter.stats import (
     Bootstrap,
+    Scored,
+    area_under,
+    auroc,
     cluster_mean,
+    escalation_area,
+    holm,
     median_at,
     paired_difference,
     quantile,
     ratio_of_sums,
+    sign_flip_p,
     wilson,
 )
 
@@ -129,3 +137,86 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         estimate = cluster_mean(values, resamples=300, seed=trial)
         held += estimate.low <= 0.7 <= estimate.high
     assert 0.89 <= held / 200 <= 0.99
+
+
+def test_permutation_test_of_whole_numbers_is_the_sign_test_where_all_are_one() -> None:
+    binomtest = pytest.importorskip("scipy.stats").binomtest
+    differences = [1] * 13 + [-1] * 4 + [0] * 50
+    assert sign_flip_p(differences) == pytest.approx(binomtest(13, 17).pvalue)
+
+
+def test_permutation_test_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    numpy = pytest.importorskip("numpy")
+    differences = [3, -1, 2, 2, 0, 1, -2, 4, 1]
+    theirs = stats.permutation_test(
+        (numpy.array(differences), numpy.zeros(9)), lambda a, b: (a - b).sum(), permutation_type="samples"
+    )
+    assert sign_flip_p(differences) == pytest.approx(theirs.pvalue)
+    assert sign_flip_p([value / 2 for value in differences]) == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_methods_that_never_differ_are_not_told_apart() -> None:
+    assert sign_flip_p([0, 0, 0]) == 1.0
+    assert sign_flip_p([]) == 1.0
+
+
+@given(st.lists(st.integers(-3, 3), max_size=12))
+def test_permutation_test_gives_a_probability_that_does_not_know_which_came_first(differences: list[int]) -> None:
+    p = sign_flip_p(differences)
+    assert 0.0 < p <= 1.0
+    assert p == pytest.approx(sign_flip_p([-value for value in differences]))
+
+
+def test_several_tests_at_once_are_corrected_for() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+steps = st.lists(
+    st.builds(Scored, st.sampled_from("abcd"), st.integers(0, 4).map(float), st.booleans(), st.booleans()),
+    min_size=2,
+    max_size=30,
+)
+
+
+@given(steps)
+def test_auroc_counts_pairs(cases: list[Scored]) -> None:
+    wrong = [case.score for case in cases if case.wrong]
+    right = [case.score for case in cases if not case.wrong]
+    found = auroc(cases, resamples=5).value
+    if not wrong or not right:
+        assert math.isnan(found)
+        return
+    won = sum((a > b) + 0.5 * (a == b) for a in wrong for b in right)
+    assert found == pytest.approx(won / len(wrong) / len(right))
+
+
+def test_a_score_that_knows_has_the_largest_area_and_one_that_tells_nothing_the_mean_of_the_ends() -> None:
+    wrong = [True, True, False, False, False, False, False, False]
+    knows = [Scored(str(place), float(bad), bad) for place, bad in enumerate(wrong)]
+    tells_nothing = [Scored(str(place), 0.0, bad) for place, bad in enumerate(wrong)]
+    misleads = [Scored(str(place), -float(bad), bad) for place, bad in enumerate(wrong)]
+    assert escalation_area(tells_nothing).value == pytest.approx((0.75 + 1.0) / 2)
+    assert escalation_area(knows).value == pytest.approx(0.75 + 0.25 * (1 - 0.25 / 2))
+    assert escalation_area(misleads).value < escalation_area(tells_nothing).value
+
+
+def test_an_interval_of_auroc_is_wider_where_the_steps_of_a_question_go_together() -> None:
+    rng = random.Random(3)
+    apart, together = [], []
+    for question in range(60):
+        shift = rng.gauss(0, 1)
+        for step in range(6):
+            wrong = rng.random() < 0.3
+            apart.append(Scored(f"{question}/{step}", wrong + rng.gauss(0, 1) + shift, wrong))
+            together.append(Scored(str(question), apart[-1].score, wrong))
+    one, other = auroc(apart), auroc(together)
+    assert one.value == other.value
+    assert 0.5 < one.low < one.value < one.high
+    assert other.high > other.value
+
+
+def test_area_is_the_mean_height_over_the_span() -> None:
+    assert area_under([(1.0, 4.0), (0.0, 2.0)]) == pytest.approx(3.0)
+    assert math.isnan(area_under([(1.0, 4.0)]))

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 Side = Literal["small", "large"]
 SIDES: tuple[Side, Side] = ("small", "large")
+PATTERN_SIDES: dict[str, Side] = {"s": "small", "L": "large"}
 
 PUBLISHED_THRESHOLD_NATS = 0.9
 """The paper's tau. It does not travel between pairs: calibrate."""
@@ -67,6 +68,8 @@ REFUSED_SAMPLING = {
 class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
+    `pattern` is for the policy of that name: a letter for each step, s (small) or L (large).
+
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
     `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
@@ -76,6 +79,7 @@ class Routing:
     policy: str = "glimpse"
     threshold: float | None = None
     random_p: float = 0.5
+    pattern: str = ""
     first_large_steps: int = 0
     answer_by: Side = "large"
     min_step_tokens: int = 4
@@ -95,6 +99,8 @@ class Routing:
         if self.threshold is not None:
             _number("threshold", self.threshold, 0.0, 100.0)
         _number("random_p", self.random_p, 0.0, 1.0)
+        if not set(self.pattern) <= PATTERN_SIDES.keys():
+            raise ConfigError(f"pattern is {self.pattern!r}; accepted: a letter s or L for each step", field="pattern")
         _number("first_large_steps", self.first_large_steps, 0, 10**6)
         if self.answer_by not in ("small", "large"):
             raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")

@@ -6,14 +6,21 @@ The unit of every interval is the question: answers to one question resemble eac
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+RANKING_RESAMPLES = 1000
+"""Of statistics that look at every step, of which there are many more than questions."""
+
+PERMUTATIONS = 10_000
 
 Statistic = Callable[[Sequence[int]], float]
 """A figure of some questions, given as their places; a place drawn twice counts twice. NaN where it is undefined."""
@@ -110,3 +117,120 @@ def paired_difference(
     """Mean of `first - second`, value by value of the same questions; its interval by drawing questions."""
     differences = [[a - b] for a, b in zip(first, second, strict=True)]
     return cluster_mean(differences, resamples=resamples, seed=seed)
+
+
+def sign_flip_p(differences: Sequence[float], *, draws: int = PERMUTATIONS, seed: int = 0) -> float:
+    """Paired permutation test, two-sided: how often a sum as far from 0 comes up where each sign is a coin's.
+
+    `differences` are of the same questions by two methods; if the methods are alike, either sign was as likely. Exact
+    for whole numbers (counts of right answers), else from `draws` draws, the observed one among them.
+    """
+    moved = [value for value in differences if value]
+    if all(float(value).is_integer() for value in moved):
+        return _exact_sign_flip_p([abs(int(value)) for value in moved], abs(round(math.fsum(moved))))
+    observed = abs(math.fsum(moved)) - 1e-9
+    rng, hits = random.Random(seed), 1
+    for _ in range(draws):
+        signs = rng.choices((-1.0, 1.0), k=len(moved))
+        hits += abs(sum(map(operator.mul, moved, signs))) >= observed
+    return hits / (draws + 1)
+
+
+def _exact_sign_flip_p(sizes: Sequence[int], observed: int) -> float:
+    """Adds one difference after another to the distribution of the sum; `chance` is indexed by sum + total so far."""
+    chance = [1.0]
+    for size in sizes:
+        padding = [0.0] * (2 * size)
+        chance = [(low + high) / 2.0 for low, high in zip(chance + padding, padding + chance, strict=True)]
+    middle = len(chance) // 2
+    return min(1.0, math.fsum(p for place, p in enumerate(chance) if abs(place - middle) >= observed))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests made at once, corrected (Holm 1979): 0.05 then holds for all of them together."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, highest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A step of a question, the score that is to tell whether it is wrong, and whether it would be right if sent on."""
+
+    question: str
+    score: float
+    wrong: bool
+    right_if_sent: bool = True
+
+
+class _Ranked:
+    """Steps from the lowest score up; those with the same score are one group, for nothing tells them apart."""
+
+    def __init__(self, cases: Sequence[Scored]) -> None:
+        ordered = sorted(cases, key=lambda case: case.score)
+        self.questions = list(dict.fromkeys(case.question for case in cases))
+        numbers = {question: number for number, question in enumerate(self.questions)}
+        self._numbers = [numbers[case.question] for case in ordered]
+        self._wrong = [float(case.wrong) for case in ordered]
+        self._gain = [float(case.right_if_sent) - float(not case.wrong) for case in ordered]
+        last = len(ordered) - 1
+        self._ends = [
+            place + 1 for place, case in enumerate(ordered) if place == last or ordered[place + 1].score > case.score
+        ]
+
+    def _sums(self, values: Sequence[float], drawn: Counter[int]) -> list[float]:
+        """Of the values up to the end of each group; a step counts as often as its question was drawn."""
+        weights = map(drawn.__getitem__, self._numbers)
+        sums = list(itertools.accumulate(map(operator.mul, values, weights), initial=0.0))
+        return [0.0, *map(sums.__getitem__, self._ends)]
+
+    def auroc(self, places: Sequence[int]) -> float:
+        drawn = Counter(places)
+        wrong, right = self._sums(self._wrong, drawn), self._sums([1.0 - wrong for wrong in self._wrong], drawn)
+        pairs = wrong[-1] * right[-1]
+        groups = zip(itertools.pairwise(wrong), itertools.pairwise(right), strict=True)
+        return sum((b - a) * (c + d) / 2.0 for (a, b), (c, d) in groups) / pairs if pairs else math.nan
+
+    def escalation_area(self, places: Sequence[int]) -> float:
+        drawn = Counter(places)
+        steps, wrong = self._sums([1.0] * len(self._numbers), drawn), self._sums(self._wrong, drawn)
+        gain = self._sums(self._gain, drawn)
+        right = steps[-1] - wrong[-1]
+        # Sent on are the steps from some group up; what stays below keeps its own result.
+        return (
+            area_under([(steps[-1] - kept, right + gain[-1] - below) for kept, below in zip(steps, gain, strict=True)])
+            / steps[-1]
+        )
+
+
+def auroc(cases: Sequence[Scored], *, resamples: int = RANKING_RESAMPLES, seed: int = 0) -> Estimate:
+    """How often a wrong step scores above a right one (ties count half); its interval by drawing questions."""
+    return _ranking(cases, _Ranked.auroc, resamples, seed)
+
+
+def escalation_area(cases: Sequence[Scored], *, resamples: int = RANKING_RESAMPLES, seed: int = 0) -> Estimate:
+    """Area under the accuracy-share curve: mean share of right steps over all shares of steps sent on, the highest
+    scores first. A score that tells nothing gives the mean of sending none and sending all."""
+    return _ranking(cases, _Ranked.escalation_area, resamples, seed)
+
+
+def _ranking(
+    cases: Sequence[Scored], figure: Callable[[_Ranked, Sequence[int]], float], resamples: int, seed: int
+) -> Estimate:
+    if not cases:
+        return UNKNOWN
+    ranked = _Ranked(cases)
+    bootstrap = Bootstrap(len(ranked.questions), resamples=resamples, seed=seed)
+    return bootstrap.estimate(lambda places: figure(ranked, places))
+
+
+def area_under(points: Sequence[tuple[float, float]]) -> float:
+    """Mean height of the line through (x, y) points over the span of x that they cover; NaN for fewer than two."""
+    ordered = sorted(points)
+    span = ordered[-1][0] - ordered[0][0] if ordered else 0.0
+    if span <= 0.0:
+        return math.nan
+    return sum((b - a) * (c + d) / 2.0 for (a, c), (b, d) in itertools.pairwise(ordered)) / span

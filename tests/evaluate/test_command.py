@@ -45,7 +45,17 @@ def test_run_prints_tables_and_ends_with_the_closing_line(tmp_path: Path, capsys
 
 
 def test_same_folder_goes_on_and_show_prints_the_same_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("tiny", "--n", "12", "--random-p", "0.3", "--out", str(tmp_path / "run"))
+    arguments = (
+        "tiny",
+        "--n",
+        "12",
+        "--methods",
+        "large,glimpse,random",
+        "--random-p",
+        "0.3",
+        "--out",
+        str(tmp_path / "run"),
+    )
     assert run(*arguments) == 0
     first = capsys.readouterr().out
     written = (tmp_path / "run" / "answers.jsonl").read_bytes()
@@ -99,6 +109,10 @@ def test_another_configuration_in_the_same_folder_is_refused(
         (["--methods", "large-unstreamed"], "the large engine can only stream"),
         (["--n", "3"], "--n is 3; accepted: 6 or more"),
         (["--samples", "0"], "--samples is 0; accepted: 1 or more"),
+        (["--concurrency", "0"], "--concurrency is 0; accepted: 1 or more"),
+        (["--max-minutes", "0"], "--max-minutes is 0; accepted: above 0"),
+        (["--max-large-tokens", "-5"], "--max-large-tokens is -5; accepted: above 0"),
+        (["--random-grid", "0.2,x"], "--random-grid is '0.2,x'; accepted: numbers between 0 and 1"),
         (["--threshold", "-1"], "threshold is -1"),
         (["--threshold", "nan"], "threshold is nan"),
         (["--random-p", "1.5"], "random_p is 1.5"),
@@ -144,11 +158,21 @@ def test_an_engine_that_fails_ends_the_run_with_what_to_do(
 
     monkeypatch.setattr(evaluate, "open_pair", open_pair)
     out = tmp_path / "run"
-    assert run("tiny", "--n", "12", "--random-p", "0.3", "--out", str(out)) == 1
+    assert run("tiny", "--n", "12", "--methods", "large,small", "--out", str(out)) == 1
     err = capsys.readouterr().err
     assert f"the same options with --out {out} go on" in err
     assert "out of order" in err
     assert (out / "answers.jsonl").stat().st_size > 0
+
+
+def test_a_spent_budget_is_no_failure_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("tiny", "--n", "12", "--methods", "small,large", "--out", str(tmp_path / "run"))
+    assert run(*arguments, "--max-large-tokens", "40") == 0
+    err = capsys.readouterr().err
+    assert "stopped: --max-large-tokens 40 are used up" in err
+    assert f"with --out {tmp_path / 'run'} go on" in err
+    assert run(*arguments) == 0
+    assert "large_accuracy=" in capsys.readouterr().out
 
 
 def test_show_of_no_run_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,36 +122,6 @@ async def test_resuming_at_any_byte_gives_the_same_answers_and_keeps_the_times_o
         assert sorted(texts) == sorted(
             (line["question"], line["method"], line["answer"]) for line in map(json.loads, content.splitlines())
         )
-
-
-KILLED = """
-import asyncio, sys
-from pathlib import Path
-from tests.evaluate.world import compare, settings
-tell = lambda count: print(flush=True) if count == 100 else None
-asyncio.run(compare(Path(sys.argv[1]), settings(questions=400), tell=tell))
-"""
-
-
-def killed_in_the_middle(path: Path) -> None:
-    """A process of its own runs there and is killed once some answers stand in the file."""
-    root = Path(__file__).parent.parent.parent
-    command = [sys.executable, "-c", KILLED, str(path)]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-
-
-async def test_a_killed_process_leaves_a_folder_that_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    killed_in_the_middle(path)
-    answers = path / "answers.jsonl"
-    kept = answers.read_bytes()
-    assert 100 <= kept.count(b"\n") < 400 * len(ALL)
-    await compare(path, settings(questions=400))
-    assert answers.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
-    assert len(keys(path)) == len(set(keys(path))) == 400 * len(ALL)
 
 
 async def test_a_finished_run_asks_nothing_more(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from glimprouter.config import Routing, Sampling
 from glimprouter.engines.scripted import Line, ScriptedEngine, Vocabulary
+from glimprouter.evaluate.budget import Budget
 from glimprouter.evaluate.folder import Card, Mode, ModelCard, Plan, RunFolder, Settings, new_card
 from glimprouter.evaluate.job import Answered, Comparison
 from glimprouter.evaluate.methods import METHODS, methods_of
 from glimprouter.evaluate.records import Key, Outcome
 from glimprouter.evaluate.run import Runner
 from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.flow.trace import ModelUsage
 
 FAMILIES = ("sums", "products")
 SMALL_SAYS, LARGE_SAYS = "4", "5"
@@ -47,13 +49,16 @@ def grade(problem: Problem, answer: str | None) -> float:
     return float(answer == problem.answer)
 
 
-def runner(small: ScriptedEngine, large: ScriptedEngine, *, seed: int = 0) -> Runner:
-    return Runner(small, large, sampling=Sampling(seed=seed), grade=grade)
+def runner(
+    small: ScriptedEngine, large: ScriptedEngine, *, concurrency: int = 1, budget: Budget | None = None
+) -> Runner:
+    return Runner(small, large, sampling=Sampling(), grade=grade, concurrency=concurrency, budget=budget)
 
 
 def settings(
     *, questions: int = 6, samples: int = 1, mode: Mode = "compare", random_p: float | None = 0.4,
     threshold: float = 0.9, methods: Sequence[str] = ("small", "large", "share0", "glimpse", "random"),
+    random_grid: Sequence[float] = (), concurrency: int = 1,
 ) -> Settings:  # fmt: skip
     return Settings(
         mode=mode,
@@ -62,6 +67,8 @@ def settings(
         methods=tuple(methods),
         threshold_nats=threshold,
         random_p=random_p,
+        random_grid=tuple(random_grid),
+        concurrency=concurrency,
         routing=Routing(),
         sampling=Sampling(),
     )
@@ -79,12 +86,17 @@ def begun(path: Path, asked: Settings) -> RunFolder:
 
 
 async def compare(
-    path: Path, asked: Settings, *, stop_after: int | None = None, tell: Callable[[int], None] | None = None
+    path: Path,
+    asked: Settings,
+    *,
+    stop_after: int | None = None,
+    tell: Callable[[int], None] | None = None,
+    budget: Budget | None = None,
 ) -> RunFolder:
     """A whole comparison in a folder, or the first `stop_after` answers of it; `tell` is told of each answer."""
     folder = begun(path, asked)
     job = Comparison(
-        runner(*engines()),
+        runner(*engines(), concurrency=asked.concurrency, budget=budget),
         folder,
         asked,
         report=problems(asked.questions),
@@ -120,6 +132,9 @@ def outcome(
         large_steps=large_tokens * 10 // tokens,
         handovers=2,
         discarded_tokens=1,
+        authors="",
+        small=ModelUsage(prompt_tokens=200, new_tokens=tokens - large_tokens),
+        large=ModelUsage(prompt_tokens=300, cached_tokens=100, new_tokens=large_tokens, discarded_tokens=1),
         cut=None,
         glimpses=list(glimpses),
     )

@@ -11,25 +11,18 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from glimprouter.cli.loop import run
 from glimprouter.cli.options import pair_options, sampling_options, settings
+from glimprouter.cli.progress import follow
 from glimprouter.cli.screen import warn
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
 from glimprouter.errors import ConfigError, EngineError
 from glimprouter.evaluate import profiles, tables
+from glimprouter.evaluate.budget import Budget, BudgetSpent
 from glimprouter.evaluate.cpu import CpuMeter
 from glimprouter.evaluate.folder import Mode, RunFolder, Settings, ThresholdSource, model_card, model_file, new_card
-from glimprouter.evaluate.job import (
-    PILOT_QUESTIONS,
-    Answered,
-    CalibrationRun,
-    Comparison,
-    PhaseStarted,
-    recalibrate,
-)
+from glimprouter.evaluate.job import PILOT_QUESTIONS, CalibrationRun, Comparison, recalibrate
 from glimprouter.evaluate.job import Progress as Event
 from glimprouter.evaluate.methods import METHODS, check_methods
 from glimprouter.evaluate.questions import draw, require_gym
@@ -66,6 +59,10 @@ def show(folder: Path) -> None:
 @click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: all that the engines can do].")
 @click.option("--threshold", type=float, help="Of glimpse, in nats [default: the pair's own, else 0.9].")
 @click.option("--random-p", type=float, help="Random's probability, at about glimpse's share [default: from a pilot].")
+@click.option("--random-grid", metavar="P,P,…", help="More of Random, to match methods of any large share.")
+@click.option("--concurrency", type=int, default=1, show_default=True, help="Answers at once; CPU times need 1.")
+@click.option("--max-minutes", type=float, help="Stop, to be gone on with later, after so long.")
+@click.option("--max-large-tokens", type=int, help="The same, once the large model has drawn so many tokens.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; the same one goes on [default: runs/tiny-…].")
 @click.option("--quick", is_flag=True, help=f"A first impression in about a minute: {QUICK_QUESTIONS} questions.")
 @click.option("--calibrate", is_flag=True, help="Find the threshold for a large share, on questions never reported.")
@@ -75,11 +72,12 @@ def show(folder: Path) -> None:
 def tiny(
     methods: str | None, threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
     sweep: bool, target_share: float, write_profile: Path | None, quick: bool, questions: int | None, samples: int,
-    **options: Any,
+    random_grid: str | None, concurrency: int, max_minutes: float | None, max_large_tokens: int | None, **options: Any,
 ) -> None:  # fmt: skip
     """Six families of small problems, made for the tiny pair; other pairs can be put in its place."""
     config = settings(options)
-    _check(calibrate, sweep, target_share, write_profile, samples)
+    budget = Budget(max_minutes, max_large_tokens)
+    _check(calibrate, sweep, target_share, write_profile, samples=samples, concurrency=concurrency)
     require_gym()
     default = QUICK_QUESTIONS if quick else CALIBRATION_QUESTIONS if calibrate else QUESTIONS
     count = default if questions is None else questions
@@ -94,18 +92,20 @@ def tiny(
         pilot=draw("calibrate", QUICK_PILOT_QUESTIONS if quick else PILOT_QUESTIONS),
         samples=samples,
         random_p=random_p,
+        random_grid=_probabilities(random_grid),
+        concurrency=concurrency,
+        budget=budget,
         target_share=target_share,
         folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
     )
     try:
         run(_run(wish))
-    except (KeyboardInterrupt, EngineError) as error:
-        click.echo(
-            f"stopped; what was answered is kept: the same options with --out {wish.folder.path} go on", err=True
-        )
+    except (KeyboardInterrupt, EngineError, BudgetSpent) as error:
+        why = f"stopped: {error}" if isinstance(error, BudgetSpent) else "stopped"
+        click.echo(f"{why}; what was answered is kept: the same options with --out {wish.folder.path} go on", err=True)
         if isinstance(error, EngineError):
             raise
-        sys.exit(130)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 0)
     _print_results(wish.folder, write_profile)
 
 
@@ -120,21 +120,37 @@ class _Wish:
     pilot: list[suite.Problem]
     samples: int
     random_p: float | None
+    random_grid: tuple[float, ...]
+    concurrency: int
+    budget: Budget
     target_share: float
     folder: RunFolder
 
 
-def _check(calibrate: bool, sweep: bool, target_share: float, write_profile: Path | None, samples: int) -> None:
+def _check(calibrate: bool, sweep: bool, target_share: float, write_profile: Path | None, **counts: int) -> None:
     if calibrate and sweep:
         raise ConfigError("--calibrate and --sweep ask different questions; give one of them", field="calibrate")
     if not 0.0 < target_share < 1.0:
         raise ConfigError(f"--target-share is {target_share:g}; accepted: between 0 and 1", field="target_share")
-    if samples < 1:
-        raise ConfigError(f"--samples is {samples}; accepted: 1 or more", field="samples")
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"--{name} is {count}; accepted: 1 or more", field=name)
     if write_profile and not calibrate:
         raise ConfigError("--write-profile writes what --calibrate finds; give both", field="write_profile")
     if write_profile:
         profiles.read_profiles(write_profile)
+
+
+def _probabilities(given: str | None) -> tuple[float, ...]:
+    try:
+        grid = tuple(sorted({float(part) for part in given.split(",")} if given else ()))
+    except ValueError:
+        grid = (-1.0,)
+    if not all(0.0 < p < 1.0 for p in grid):
+        raise ConfigError(
+            f"--random-grid is {given!r}; accepted: numbers between 0 and 1 with commas between", field="random_grid"
+        )
+    return grid
 
 
 def _routing(config: Config, threshold: float | None, random_p: float | None) -> Routing:
@@ -157,8 +173,16 @@ async def _run(wish: _Wish) -> None:
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
         remote = any(named_model(spec, config.models).at[0].startswith("http") for spec in _specs(config))
         meter = None if remote else CpuMeter()
-        runner = Runner(pair.small, pair.large, sampling=config.sampling, grade=suite.score, meter=meter)
-        await _follow(_job(wish, asked, runner), console)
+        runner = Runner(
+            pair.small,
+            pair.large,
+            sampling=config.sampling,
+            grade=suite.score,
+            meter=meter,
+            concurrency=wish.concurrency,
+            budget=wish.budget,
+        )
+        await follow(_job(wish, asked, runner), console)
 
 
 def _settings(wish: _Wish, pair: Pair) -> Settings:
@@ -175,10 +199,12 @@ def _settings(wish: _Wish, pair: Pair) -> Settings:
         questions=len(wish.questions),
         pilot_questions=len(wish.pilot),
         samples=wish.samples,
+        concurrency=wish.concurrency,
         methods=() if wish.mode == "calibrate" else methods,
         threshold_nats=threshold_nats,
         threshold_source=source,
         random_p=wish.random_p,
+        random_grid=wish.random_grid,
         target_share=wish.target_share,
         routing=routing,
         sampling=wish.config.sampling,
@@ -211,25 +237,6 @@ def _job(wish: _Wish, asked: Settings, runner: Runner) -> AsyncIterator[Event]:
     if wish.mode == "calibrate":
         return CalibrationRun(runner, wish.folder, asked, questions=wish.questions).run()
     return Comparison(runner, wish.folder, asked, report=wish.questions, pilot=wish.pilot).run()
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-async def _follow(events: AsyncIterator[Event], console: Console) -> None:
-    """Draw a bar for each phase; none where nobody looks."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        phase = None
-        async for event in events:
-            match event:
-                case PhaseStarted(name, total, done):
-                    phase = progress.add_task(name, total=total, completed=done)
-                case Answered():
-                    assert phase is not None
-                    progress.advance(phase)
 
 
 def _console(*, stderr: bool = False) -> Console:

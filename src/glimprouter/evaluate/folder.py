@@ -32,17 +32,20 @@ MEASURED_WITH = ("reasoning-gym", "xllamacpp")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a run. `random_p` None: taken from a pilot; `target_share` is of thought tokens."""
+    """What is asked of a run. `random_p` None: taken from a pilot; `random_grid`: further probabilities of Random, so
+    that it can be matched to methods of any share; `target_share` is of thought tokens."""
 
     suite: str = "tiny"
     mode: Mode = "compare"
     questions: int
     pilot_questions: int = 0
     samples: int = 1
+    concurrency: int = 1
     methods: tuple[str, ...]
     threshold_nats: float
     threshold_source: ThresholdSource = "given"
     random_p: float | None = None
+    random_grid: tuple[float, ...] = ()
     target_share: float = 0.25
     routing: Routing
     sampling: Sampling

@@ -15,7 +15,8 @@ from glimprouter.evaluate.calibration import (
     token_share,
 )
 from glimprouter.evaluate.folder import Plan, RunFolder, Settings
-from glimprouter.evaluate.methods import Method, glimpse_at, methods_of
+from glimprouter.evaluate.methods import RANDOM_POSITIONS, Method, glimpse_at, methods_of, random_at
+from glimprouter.evaluate.positions import with_patterns
 from glimprouter.evaluate.records import AnswerFile, Outcome
 from glimprouter.evaluate.run import Runner, Slot, slots
 from glimprouter.evaluate.suites.tiny import Problem
@@ -66,15 +67,16 @@ class Comparison:
         with self._folder.answers() as kept:
             plan = self._plan(pilot)
             self._folder.write_plan(plan)
-            settings = self._settings
-            todo = list(slots(self._report, plan.methods, samples=settings.samples, seed=settings.sampling.seed))
+            seed = self._settings.sampling.seed
+            bare = slots(self._report, plan.methods, samples=self._settings.samples, seed=seed)
+            todo = list(with_patterns(bare, pilot, seed=seed))
             async for event in phase("answers", self._runner, todo, kept):
                 yield event
 
     def _needs_pilot(self) -> bool:
-        return self._settings.mode == "sweep" or (
-            "random" in self._settings.methods and self._settings.random_p is None
-        )
+        settings = self._settings
+        aims_at_share = "random" in settings.methods and settings.random_p is None
+        return settings.mode == "sweep" or aims_at_share or RANDOM_POSITIONS in settings.methods
 
     def _plan(self, pilot: Sequence[Outcome]) -> Plan:
         """Random's probability is the pilot's share of tokens, not of steps: tokens are what is made equal."""
@@ -96,6 +98,7 @@ class Comparison:
         if settings.mode == "sweep":
             grid = sweep_thresholds(pooled_glimpses(pilot))
             rows += [glimpse_at(settings.routing, value) for value in grid if value != settings.threshold_nats]
+        rows += [random_at(settings.routing, p) for p in settings.random_grid]
         questions = tuple(problem.id for problem in self._report)
         return Plan(methods=tuple(rows), questions=questions, notes=tuple(notes))
 

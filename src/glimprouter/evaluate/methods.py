@@ -14,11 +14,13 @@ METHODS = {
     "share0": "small thinks, large answers: the zero point, for the large model writes every routed answer",
     "glimpse": "GlimpRouter at the threshold",
     "random": "steps to the large model at random, at glimpse's share of thought tokens",
+    "random-positions": "steps to the large model where glimpse sent them on another question of the family",
     "large-unstreamed": "the large model alone in one blocking request, as without this program",
 }
 """Names that `--methods` takes, and what they are."""
 
 RANDOM_LOW, RANDOM_HIGH = "random-low", "random-high"
+RANDOM_POSITIONS = "random-positions"
 BRACKET = 0.1
 """How far below and above the expected share the two Random runs lie, so that they enclose the one glimpse reaches."""
 
@@ -42,9 +44,10 @@ def check_methods(names: Sequence[str]) -> None:
             raise ConfigError(f"--methods names {name!r}; {accepted}", field="methods")
         if name in names[:place]:
             raise ConfigError(f"--methods names {name!r} twice; name each once", field="methods")
-    if "random" in names and "glimpse" not in names:
+    matched = next((name for name in ("random", RANDOM_POSITIONS) if name in names), None)
+    if matched and "glimpse" not in names:
         raise ConfigError(
-            "--methods names random without glimpse, whose large share it is to match; add glimpse", field="methods"
+            f"--methods names {matched} without glimpse, which it is to match; add glimpse", field="methods"
         )
 
 
@@ -54,6 +57,8 @@ def methods_of(names: Sequence[str], routing: Routing, *, threshold_nats: float,
     for name in names:
         if name == "random":
             rows += random_bracket(routing, random_p)
+        elif name == RANDOM_POSITIONS:
+            rows.append(Method(name, replace(routing, policy="pattern", threshold=None, answer_by="large")))
         elif name == "glimpse":
             rows.append(glimpse_at(routing, threshold_nats, name=name))
         else:
@@ -74,10 +79,13 @@ def zero_point(routing: Routing) -> Method:
 def random_bracket(routing: Routing, p: float) -> list[Method]:
     """Random with probabilities of the large model around `p`."""
     ends = {RANDOM_LOW: max(0.0, p - BRACKET), RANDOM_HIGH: min(1.0, p + BRACKET)}
-    return [
-        Method(name, replace(routing, policy="random", threshold=None, random_p=round(end, 4), answer_by="large"))
-        for name, end in ends.items()
-    ]
+    return [random_at(routing, round(end, 4), name=name) for name, end in ends.items()]
+
+
+def random_at(routing: Routing, p: float, *, name: str | None = None) -> Method:
+    """Random with one probability of the large model."""
+    routed = replace(routing, policy="random", threshold=None, random_p=p, answer_by="large")
+    return Method(name or f"random@{p:g}", routed)
 
 
 def _fixed(name: str, routing: Routing) -> Method:

@@ -15,7 +15,7 @@ from typing import Self
 import msgspec
 
 from glimprouter.errors import ConfigError
-from glimprouter.flow.trace import Trace
+from glimprouter.flow.trace import ModelUsage, Trace
 
 CUT_THOUGHTS = ("thinking_budget", "context", "loop")
 """Ways for a thought to end that are none of the model's own."""
@@ -51,7 +51,8 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What a report keeps of a record. `glimpses` are (H_init in nats, tokens of that step)."""
+    """What a report keeps of a record. `glimpses` are (H_init in nats, tokens of that step); `authors` has a letter for
+    each step, s or L."""
 
     key: Key
     family: str
@@ -65,6 +66,9 @@ class Outcome(msgspec.Struct, kw_only=True):
     large_steps: int
     handovers: int
     discarded_tokens: int
+    authors: str
+    small: ModelUsage
+    large: ModelUsage
     cut: str | None
     glimpses: list[tuple[float, int]]
 
@@ -84,6 +88,9 @@ class Outcome(msgspec.Struct, kw_only=True):
             large_steps=sum(step.author == "large" for step in trace.steps),
             handovers=trace.handovers,
             discarded_tokens=trace.small.discarded_tokens + trace.large.discarded_tokens,
+            authors="".join("L" if step.author == "large" else "s" for step in trace.steps),
+            small=trace.small,
+            large=trace.large,
             cut=trace.thought_end if trace.thought_end in CUT_THOUGHTS else None,
             glimpses=[(step.glimpse.entropy_nats, step.tokens) for step in trace.steps if step.glimpse is not None],
         )

@@ -1,19 +1,23 @@
-"""Asks every question by every method, one answer at a time, interleaved, and keeps each answer as it comes.
+"""Asks every question by every method, interleaved, and keeps each answer as it comes.
 
 Question by question the methods follow each other in an order drawn anew, so that whatever drifts on the machine hits
-all of them alike. What the folder holds already is not asked again and keeps its own times.
+all of them alike. One answer at a time is the rule; several at once share the engines, so that the CPU time of one
+cannot be told from another's and is left out. What the folder holds already is not asked again and keeps its times.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from glimprouter.config import Sampling
 from glimprouter.errors import EngineError
+from glimprouter.evaluate.budget import Budget, BudgetSpent, Spending
 from glimprouter.evaluate.cpu import CpuMeter
 from glimprouter.evaluate.grading import extract
 from glimprouter.evaluate.methods import Method
@@ -62,26 +66,59 @@ def answer_seed(seed: int, question: str, sample: int) -> int:
 
 
 class Runner:
-    """Two engines at work on slots. `meter` None leaves CPU times out."""
+    """Two engines at work on slots, `concurrency` of them at once. `meter` None leaves CPU times out."""
 
     def __init__(
-        self, small: Engine, large: Engine, *, sampling: Sampling, grade: Grader, meter: CpuMeter | None = None
+        self,
+        small: Engine,
+        large: Engine,
+        *,
+        sampling: Sampling,
+        grade: Grader,
+        meter: CpuMeter | None = None,
+        concurrency: int = 1,
+        budget: Budget | None = None,
     ) -> None:
         self._engines = (small, large)
         self._router = Router(small, large)
         self._unstreamed = Unstreamed(small, large) if can_complete(large) else None
         self._sampling = sampling
         self._grade = grade
-        self._meter = meter
+        self._meter = meter if concurrency == 1 else None
+        self._concurrency = concurrency
+        self._spending = Spending(budget or Budget())
         self._displacing: list[tuple[Engine, list[int]]] = []
 
     async def run(self, todo: Sequence[Slot], kept: AnswerFile) -> AsyncIterator[Outcome]:
-        """Answer what is not there yet; each outcome after its line is written. Raises EngineError."""
-        left = [slot for slot in todo if slot.key not in kept.outcomes]
+        """Answer what is not there yet; each outcome after its line is written. Raises EngineError and BudgetSpent."""
+        left = deque(slot for slot in todo if slot.key not in kept.outcomes)
         if left:
             await self._warm_up(left[0])
-        for slot in left:
-            yield kept.append(await self._try(slot))
+        under_way: set[asyncio.Task[Record]] = set()
+        try:
+            while left or under_way:
+                self._begin(left, under_way)
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                # What failed comes last, so that no answer is lost with it.
+                for task in sorted(done, key=lambda task: task.exception() is not None):
+                    outcome = kept.append(task.result())
+                    self._spending.count(outcome)
+                    yield outcome
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _begin(self, left: deque[Slot], under_way: set[asyncio.Task[Record]]) -> None:
+        """Set out as many answers as may be under way; the budget is looked at before each."""
+        while left and len(under_way) < self._concurrency:
+            try:
+                self._spending.check()
+            except BudgetSpent:
+                if not under_way:
+                    raise
+                return
+            under_way.add(asyncio.create_task(self._try(left.popleft())))
 
     async def _warm_up(self, slot: Slot) -> None:
         """Connections, templates and the engines' first call cost time that belongs to no answer."""
@@ -129,8 +166,11 @@ class Runner:
     async def _cool_down(self) -> None:
         """Leave no prefix of this question in a cache that holds one answer: methods must not warm it for each other.
 
+        With several answers at once there is nothing to be done: they take each other's places as it comes.
         An engine that caches many answers (vLLM) keeps them; there, what a method finds cached may be another's.
         """
+        if self._concurrency > 1:
+            return
         if not self._displacing:
             self._displacing = [(engine, await engine.encode(_DISPLACING_TEXT)) for engine in self._engines]
         for engine, ids in self._displacing:

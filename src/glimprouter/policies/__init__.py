@@ -12,6 +12,7 @@ from glimprouter.policies.first_large import FirstLarge
 from glimprouter.policies.fixed import Fixed
 from glimprouter.policies.glimpse import GlimpsePolicy
 from glimprouter.policies.min_stay import MinStay
+from glimprouter.policies.pattern import PatternPolicy
 from glimprouter.policies.random import RandomPolicy
 
 
@@ -29,6 +30,7 @@ POLICIES: dict[str, Callable[[Terms], StepPolicy]] = {
     "small": lambda _: Fixed("small"),
     "large": lambda _: Fixed("large"),
     "random": lambda terms: RandomPolicy(terms.routing.random_p, terms.seed),
+    "pattern": lambda terms: PatternPolicy(terms.routing.pattern),
 }
 
 
