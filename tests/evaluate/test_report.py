@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from glimprouter.errors import ConfigError
-from glimprouter.evaluate.columns import Mixture, columns_of
+from glimprouter.evaluate.columns import columns_of
+from glimprouter.evaluate.matching import LATENCY, Mixture, mixture_for
+from glimprouter.evaluate.prices import parse_prices
 from glimprouter.evaluate.records import Key, Outcome
 from glimprouter.evaluate.report import NOTE, Report, closing_line, make_report, report_of
 from glimprouter.evaluate.tables import interval, report_tables
@@ -63,8 +65,9 @@ def test_random_is_mixed_to_exactly_glimpse_s_share_and_accuracy_follows() -> No
     assert random is not None
     assert random.large_token_share == pytest.approx(0.3)
     assert random.accuracy.value == pytest.approx(0.45)
-    assert made.differences["glimpse - random"].value == pytest.approx(0.25)
-    assert made.differences["glimpse - random"].excludes_zero
+    assert made.differences["glimpse - random"].estimate.value == pytest.approx(0.25)
+    assert made.differences["glimpse - random"].estimate.excludes_zero
+    assert made.differences["glimpse - random"].p < 0.001
 
 
 def test_mixture_matches_pooled_shares_also_where_answers_differ_in_length() -> None:
@@ -90,9 +93,65 @@ def test_random_that_misses_the_share_says_so() -> None:
     for key, one in outcomes.items():
         if key.method == "glimpse":
             one.large_tokens = 90
-    notes = report(outcomes).notes
-    assert any("NOT at glimpse's share" in note and "give a nearer --random-p" in note for note in notes)
+    made = report(outcomes, methods=("glimpse", "random-low", "random-high"))
+    assert any("NOT at glimpse's share" in note and "give a nearer --random-p" in note for note in made.notes)
+    assert made.row("random") is None
+    assert "random_accuracy=nan" in closing_line(made)
     assert not any("NOT" in note for note in report(answers()).notes)
+
+
+def test_the_large_model_alone_is_random_at_one() -> None:
+    outcomes = answers()
+    for key, one in outcomes.items():
+        if key.method == "glimpse":
+            one.large_tokens = 90
+    random = report(outcomes).row("random")
+    assert random is not None
+    assert random.large_token_share == pytest.approx(0.9)
+    assert random.accuracy.value == pytest.approx(0.75)
+
+
+def test_every_routed_method_stands_beside_random_at_its_own_share_and_time() -> None:
+    made = report(answers())
+    rows = {row.method: row for row in made.rows}
+    assert rows["glimpse"].minus_random.value == pytest.approx(0.25)
+    # 10 ms lie a quarter of the way from 9 to 13, where Random is right in 45 %.
+    assert rows["glimpse"].minus_random_latency.value == pytest.approx(0.25)
+    for end in ("small", "large", "share0", "random-low", "random"):
+        assert math.isnan(rows[end].minus_random.value)
+
+
+def test_the_nearest_runs_that_enclose_a_figure_are_mixed() -> None:
+    names = ["share0", "random-low", "random-high", "large", "glimpse"]
+    questions = [f"q{number}" for number in range(100)]
+    columns = columns_of(answers(), questions, names, 1)
+    runs = [columns[name] for name in names[:4]]
+    found = mixture_for(columns["glimpse"], runs)
+    assert found is not None
+    assert (found.low.method, found.high.method) == ("random-low", "random-high")
+    by_time = mixture_for(columns["large"], runs[:3], LATENCY)
+    assert by_time is None
+
+
+def test_costs_are_counted_in_tokens_and_with_prices_in_money() -> None:
+    questions = [f"q{number}" for number in range(100)]
+    prices = parse_prices(["small=1:2", "large=10:20:1"])
+    made = make_report(card(settings()), plan(METHODS, questions), answers(), prices)
+    row = made.row("glimpse")
+    assert row is not None
+    cost = row.cost
+    assert (cost.small_read, cost.small_written, cost.large_read, cost.large_written) == (200, 70, 200, 31)
+    assert cost.money is not None
+    assert cost.money.value == pytest.approx((200 + 70 * 2 + 200 * 10 + 100 * 1 + 31 * 20) / 1e6)
+    assert report(answers()).rows[0].cost.money is None
+
+
+@pytest.mark.parametrize("bad", ["small", "small=1", "middle=1:2", "large=1:x", "large=-1:2", "large=1:2:3:4"])
+def test_a_price_that_is_none_is_refused_with_what_is_accepted(bad: str) -> None:
+    with pytest.raises(ConfigError, match="accepted: small=IN:OUT or large=IN:OUT"):
+        parse_prices([bad])
+    with pytest.raises(ConfigError, match="give a price for small and one for large"):
+        parse_prices(["small=1:2"])
 
 
 def test_gap_recovered_is_the_part_of_the_way_from_share0_to_large() -> None:
@@ -118,8 +177,9 @@ def test_wall_ratio_is_the_median_over_questions_of_paired_times() -> None:
     glimpse = made.row("glimpse")
     assert glimpse is not None
     assert glimpse.wall_ratio == Estimate(0.5, 0.5, 0.5)
-    assert glimpse.median_wall_ms == 20.0
-    assert glimpse.mean_wall_ms == pytest.approx(19.9)
+    assert glimpse.median_wall_ms.value == 20.0
+    assert glimpse.mean_wall_ms.value == pytest.approx(19.9)
+    assert glimpse.mean_wall_ms.low < 19.9 < glimpse.mean_wall_ms.high
 
 
 def test_families_are_reported_apart() -> None:
@@ -131,7 +191,9 @@ def test_families_are_reported_apart() -> None:
 
 def test_several_samples_of_a_question_are_one_unit() -> None:
     once, thrice = report(answers()), report(answers(samples=3), samples=3)
-    assert once.differences["glimpse - share0"] == thrice.differences["glimpse - share0"]
+    one, three = (made.differences["glimpse - share0"] for made in (once, thrice))
+    assert one.estimate == three.estimate
+    assert one.p == pytest.approx(three.p)
     first, second = once.row("large"), thrice.row("large")
     assert first is not None
     assert second is not None
@@ -180,7 +242,14 @@ async def test_a_folder_shows_all_its_tables_without_engines(tmp_path: Path) -> 
     console.print(report_tables(report_of(folder)))
     console.file.close()
     shown = console.export_text()
-    for words in ("Accuracy in %", "Cost per question", "Accuracy by family", "Paired differences", "gap recovered"):
+    for words in (
+        "Accuracy in %",
+        "Time per question",
+        "Cost per answer",
+        "Accuracy by family",
+        "Paired differences",
+        "gap recovered",
+    ):
         assert words in shown
     assert NOTE[:60] in shown
 

@@ -1,29 +1,44 @@
-"""What each method did, question by question: the numbers that every figure of a report is a sum or median of.
-
-Random's column is a mixture of two runs, below and above glimpse's share of thought tokens. With weight w on the upper
-one, w is chosen so that the pooled large share of tokens is exactly glimpse's:
-
-    ((1 - w) L_low + w L_high) / ((1 - w) T_low + w T_high) = L_glimpse / T_glimpse
-
-(L: tokens by the large model, T: all thought tokens, summed over the questions). It stands for a Random that flips a
-coin before each question; nothing is assumed about what happens between the two probabilities. In a bootstrap w is
-chosen anew for each resample, so that intervals carry the uncertainty of the match.
-"""
+"""What each method did, question by question: the numbers that every figure of a report is a sum or median of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glimprouter.evaluate.records import CUT_THOUGHTS, Key, Outcome
+from glimprouter.flow.trace import ModelUsage
 from glimprouter.stats import Statistic, ratio_of_sums
 
-FIELDS = (
-    "answers", "correct", "tokens", "large_tokens", "steps", "large_steps", "handovers", "discarded_tokens", "wall_ms",
-    "cpu_ms",
-)  # fmt: skip
-"""Of each, a column holds the sum over the samples of each question."""
+FIELDS: dict[str, Callable[[Outcome], float]] = {
+    "answers": lambda _: 1.0,
+    "correct": lambda one: one.correct,
+    "cut": lambda one: one.cut is not None,
+    "tokens": lambda one: one.tokens,
+    "large_tokens": lambda one: one.large_tokens,
+    "steps": lambda one: one.steps,
+    "large_steps": lambda one: one.large_steps,
+    "handovers": lambda one: one.handovers,
+    "discarded_tokens": lambda one: one.discarded_tokens,
+    "wall_ms": lambda one: one.wall_ms,
+    "cpu_ms": lambda one: math.nan if one.cpu_ms is None else one.cpu_ms,
+    "small_read": lambda one: _read(one.small),
+    "small_cached": lambda one: one.small.cached_tokens,
+    "small_written": lambda one: _written(one.small),
+    "large_read": lambda one: _read(one.large),
+    "large_cached": lambda one: one.large.cached_tokens,
+    "large_written": lambda one: _written(one.large),
+}
+"""Of each, a column holds the sum over the samples of each question. Tokens read are those that no cache held; tokens
+written include those thrown away."""
+
+
+def _read(usage: ModelUsage) -> int:
+    return usage.prompt_tokens - usage.cached_tokens + usage.warm_tokens
+
+
+def _written(usage: ModelUsage) -> int:
+    return usage.new_tokens + usage.discarded_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +72,10 @@ def column_of(method: str, questions: Sequence[Sequence[Outcome]]) -> Column:
     outcomes = [outcome for question in questions for outcome in question]
     return Column(
         method,
-        {field: [sum(_value(outcome, field) for outcome in question) for question in questions] for field in FIELDS},
+        {field: [math.fsum(map(value, question)) for question in questions] for field, value in FIELDS.items()},
         {end: sum(outcome.cut == end for outcome in outcomes) for end in CUT_THOUGHTS},
         sum(not outcome.answered for outcome in outcomes),
     )
-
-
-def _value(outcome: Outcome, field: str) -> float:
-    if field == "answers":
-        return 1.0
-    value: float | None = getattr(outcome, field)
-    return math.nan if value is None else value
 
 
 def complete_questions(
@@ -92,45 +100,3 @@ def columns_of(
         )
         for method in methods
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """Two Random runs, weighted to the large token share of `target`."""
-
-    low: Column
-    high: Column
-    target: Column
-
-    def raw_weight(self, places: Sequence[int]) -> float:
-        """Of the upper run; outside 0 to 1 where the two runs do not enclose the target's share."""
-        low_large, low_all = self._tokens(self.low, places)
-        high_large, high_all = self._tokens(self.high, places)
-        large, total = self._tokens(self.target, places)
-        share = large / total if total else 0.0
-        slope = (high_large - low_large) - share * (high_all - low_all)
-        return (share * low_all - low_large) / slope if slope else 0.0
-
-    def weight(self, places: Sequence[int]) -> float:
-        return min(1.0, max(0.0, self.raw_weight(places)))
-
-    def accuracy(self, places: Sequence[int]) -> float:
-        weight = self.weight(places)
-        return (1.0 - weight) * self.low.accuracy(places) + weight * self.high.accuracy(places)
-
-    def column(self, places: Sequence[int]) -> Column:
-        """The mixture question by question, at the weight that `places` give."""
-        weight = self.weight(places)
-        values = {
-            field: [
-                (1.0 - weight) * low + weight * high
-                for low, high in zip(self.low.values[field], self.high.values[field], strict=True)
-            ]
-            for field in FIELDS
-        }
-        return Column("random", values, {}, round((1 - weight) * self.low.unanswered + weight * self.high.unanswered))
-
-    @staticmethod
-    def _tokens(column: Column, places: Sequence[int]) -> tuple[float, float]:
-        large, total = column.values["large_tokens"], column.values["tokens"]
-        return sum(map(large.__getitem__, places)), sum(map(total.__getitem__, places))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from glimprouter.evaluate.calibration import Calibration
 from glimprouter.evaluate.records import CUT_THOUGHTS
-from glimprouter.evaluate.report import Report, Row
+from glimprouter.evaluate.report import Report
 from glimprouter.stats import Estimate
 
 NONE = "–"
@@ -19,7 +18,7 @@ NONE = "–"
 
 def report_tables(report: Report) -> RenderableType:
     """Everything but the closing line."""
-    parts: list[RenderableType] = [accuracy_table(report), cost_table(report.rows), family_table(report)]
+    parts: list[RenderableType] = [accuracy_table(report), time_table(report), cost_table(report), family_table(report)]
     if report.near_large is not None:
         parts += [sweep_table(report), Text(report.near_large + "\n")]
     parts += [difference_table(report), *(Text(f"· {note}", style="dim") for note in report.notes)]
@@ -29,8 +28,8 @@ def report_tables(report: Report) -> RenderableType:
 def accuracy_table(report: Report) -> Table:
     asked = f"{report.questions} questions" + (f" x {report.samples} samples" if report.samples > 1 else "")
     table = _table(
-        f"Accuracy in % [95 %], {asked}", "method", "", "n", "accuracy", "large: tokens", "steps", "unanswered",
-        "cut: " + "/".join(end.removeprefix("thinking_") for end in CUT_THOUGHTS),
+        f"Accuracy in % [95 %], {asked}", "method", "", "n", "accuracy", "- Random, same share", "large: tokens",
+        "steps", "unanswered", "cut: " + "/".join(end.removeprefix("thinking_") for end in CUT_THOUGHTS),
     )  # fmt: skip
     for row in report.rows:
         table.add_row(
@@ -38,6 +37,7 @@ def accuracy_table(report: Report) -> Table:
             row.routing,
             str(row.answers),
             per_cent(row.accuracy),
+            points(row.minus_random),
             share(row.large_token_share),
             share(row.large_step_share),
             str(row.unanswered),
@@ -46,21 +46,35 @@ def accuracy_table(report: Report) -> Table:
     return table
 
 
-def cost_table(rows: Sequence[Row]) -> Table:
+def time_table(report: Report) -> Table:
     table = _table(
-        "Cost per question, one answer at a time", "method", "wall ms: median", "mean", "x large [95 %]",
-        "CPU ms: mean", "hand-overs", "discarded tokens",
+        "Time per question in ms [95 %]", "method", "median wall", "mean", "x large", "CPU: mean",
+        "- Random, same time",
     )  # fmt: skip
-    for row in rows:
+    for row in report.rows:
         table.add_row(
             row.method,
-            number(row.median_wall_ms, ".1f"),
-            number(row.mean_wall_ms, ".1f"),
+            interval(row.median_wall_ms, "{:.1f}"),
+            interval(row.mean_wall_ms, "{:.1f}"),
             interval(row.wall_ratio, "{:.2f}"),
             number(row.mean_cpu_ms, ".1f"),
-            number(row.handovers, ".2f"),
-            number(row.discarded_tokens, ".2f"),
+            points(row.minus_random_latency),
         )
+    return table
+
+
+def cost_table(report: Report) -> Table:
+    """Tokens; with prices also money, in whatever the prices are in."""
+    priced = any(row.cost.money for row in report.rows)
+    table = _table(
+        "Cost per answer in tokens", "method", "small: read", "written", "large: read", "written", "thrown away",
+        "hand-overs", *(["money, for a thousand answers"] if priced else []),
+    )  # fmt: skip
+    for row in report.rows:
+        cost = row.cost
+        tokens = (cost.small_read, cost.small_written, cost.large_read, cost.large_written, row.discarded_tokens)
+        money = [interval(cost.money, "{:.4g}", scale=1000)] if cost.money else []
+        table.add_row(row.method, *(number(value, ".1f") for value in tokens), number(row.handovers, ".2f"), *money)
     return table
 
 
@@ -81,10 +95,10 @@ def sweep_table(report: Report) -> Table:
         table.add_row(
             number(row.threshold_nats, ".4g"),
             per_cent(row.accuracy),
-            points(row.minus_large),
+            points(row.minus_large.estimate),
             share(row.large_token_share),
             share(row.large_step_share),
-            number(row.mean_wall_ms, ".1f"),
+            number(row.mean_wall_ms.value, ".1f"),
             number(row.wall_ratio.value, ".2f"),
             number(row.mean_cpu_ms, ".1f"),
         )
@@ -92,10 +106,12 @@ def sweep_table(report: Report) -> Table:
 
 
 def difference_table(report: Report) -> Table:
-    table = _table("Paired differences in points [95 %]", "", "")
+    table = _table("Paired differences in points [95 %]", "", "", "p (permutation test, Holm)")
     for name, difference in report.differences.items():
-        table.add_row(name, points(difference))
-    table.add_row("gap recovered: (glimpse - share0) / (large - share0), %", per_cent(report.gap_recovered))
+        table.add_row(name, points(difference.estimate), number(difference.p, ".2g"))
+    table.add_row("gap recovered: (glimpse - share0) / (large - share0), %", per_cent(report.gap_recovered), "")
+    if not math.isnan(report.area_above_random.value):
+        table.add_row("mean lead of glimpse over Random, over all shares", points(report.area_above_random), "")
     return table
 
 
