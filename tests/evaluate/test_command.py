@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from glimprouter.cli import evaluate
+from glimprouter.cli import evaluate, evaluate_run
 from glimprouter.cli.main import main
 from glimprouter.config import Config
 from glimprouter.evaluate.profiles import read_profiles
@@ -26,7 +26,7 @@ def scripted_pair(monkeypatch: pytest.MonkeyPatch) -> None:
         small, large = engines()
         yield Pair(small, large, 0.9)
 
-    monkeypatch.setattr(evaluate, "open_pair", open_pair)
+    monkeypatch.setattr(evaluate_run, "open_pair", open_pair)
 
 
 def run(*arguments: str) -> int:
@@ -156,7 +156,7 @@ def test_an_engine_that_fails_ends_the_run_with_what_to_do(
         small.fail_after_tokens = 200
         yield Pair(small, large, 0.9)
 
-    monkeypatch.setattr(evaluate, "open_pair", open_pair)
+    monkeypatch.setattr(evaluate_run, "open_pair", open_pair)
     out = tmp_path / "run"
     assert run("tiny", "--n", "12", "--methods", "large,small", "--out", str(out)) == 1
     err = capsys.readouterr().err
@@ -181,4 +181,4 @@ def test_show_of_no_run_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_pair_specs_default_to_the_pair_that_ships() -> None:
-    assert evaluate._specs(Config()) == ("tiny-small", "tiny-large")
+    assert evaluate_run.specs(Config()) == ("tiny-small", "tiny-large")

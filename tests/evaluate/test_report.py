@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from glimprouter.cli.blocks import show
 from glimprouter.errors import ConfigError
 from glimprouter.evaluate.columns import columns_of
+from glimprouter.evaluate.formats import interval
 from glimprouter.evaluate.matching import LATENCY, Mixture, mixture_for
 from glimprouter.evaluate.prices import parse_prices
 from glimprouter.evaluate.records import Key, Outcome
 from glimprouter.evaluate.report import NOTE, Report, closing_line, make_report, report_of
-from glimprouter.evaluate.tables import interval, report_tables
+from glimprouter.evaluate.tables import report_blocks
 from glimprouter.stats import Estimate
 from tests.evaluate.world import card, compare, outcome, plan, settings
 
@@ -239,7 +241,7 @@ def test_cpu_times_that_were_not_had_are_not_made_up() -> None:
 async def test_a_folder_shows_all_its_tables_without_engines(tmp_path: Path) -> None:
     folder = await compare(tmp_path / "run", settings())
     console = Console(record=True, width=140, file=(tmp_path / "shown").open("w"))
-    console.print(report_tables(report_of(folder)))
+    show(report_blocks(report_of(folder)), console)
     console.file.close()
     shown = console.export_text()
     for words in (

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from glimprouter.cli.loop import run
+from glimprouter.cli import evaluate_show
+from glimprouter.cli.evaluate_run import Wish, fill
 from glimprouter.cli.options import pair_options, sampling_options, settings
-from glimprouter.cli.progress import follow
-from glimprouter.cli.screen import warn
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
-from glimprouter.errors import ConfigError, EngineError
-from glimprouter.evaluate import profiles, tables
-from glimprouter.evaluate.budget import Budget, BudgetSpent
-from glimprouter.evaluate.cpu import CpuMeter
-from glimprouter.evaluate.folder import Mode, RunFolder, Settings, ThresholdSource, model_card, model_file, new_card
-from glimprouter.evaluate.job import PILOT_QUESTIONS, CalibrationRun, Comparison, recalibrate
-from glimprouter.evaluate.job import Progress as Event
+from glimprouter.config import Config, Routing
+from glimprouter.errors import ConfigError
+from glimprouter.evaluate import profiles
+from glimprouter.evaluate.budget import Budget
+from glimprouter.evaluate.folder import Mode, RunFolder
+from glimprouter.evaluate.job import PILOT_QUESTIONS
 from glimprouter.evaluate.methods import METHODS, check_methods
+from glimprouter.evaluate.prices import parse_prices
 from glimprouter.evaluate.questions import draw, require_gym
-from glimprouter.evaluate.report import closing_line, report_of
-from glimprouter.evaluate.run import Runner
 from glimprouter.evaluate.suites import tiny as suite
-from glimprouter.evaluate.unstreamed import can_complete
-from glimprouter.pair import TINY_LARGE, TINY_SMALL, Pair, open_pair
 
 QUESTIONS, CALIBRATION_QUESTIONS, QUICK_QUESTIONS = 600, 300, 120
 QUICK_PILOT_QUESTIONS = 30
-UNSTREAMED = "large-unstreamed"
-PLAIN_WIDTH = 130
-"""Columns of a table that goes into a file or a pipe."""
 
 
 @click.group("evaluate")
@@ -44,11 +32,8 @@ def command() -> None:
     """Compare methods on questions with known answers."""
 
 
-@command.command("show")
-@click.argument("folder", type=click.Path(path_type=Path))
-def show(folder: Path) -> None:
-    """Print the results in FOLDER again; needs no engine."""
-    _print_results(RunFolder(folder))
+for part in evaluate_show.commands:
+    command.add_command(part)
 
 
 @command.command("tiny")
@@ -69,27 +54,32 @@ def show(folder: Path) -> None:
 @click.option("--target-share", type=float, default=0.25, show_default=True, help="With --calibrate: of tokens.")
 @click.option("--write-profile", type=click.Path(path_type=Path), help="With --calibrate: put the result there.")
 @click.option("--sweep", is_flag=True, help="Also a grid of thresholds, in the same run.")
+@click.option("--collect", is_flag=True, help="Ask both models at every step instead, to compare signals.")
+@evaluate_show.price_option
 def tiny(
     methods: str | None, threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
-    sweep: bool, target_share: float, write_profile: Path | None, quick: bool, questions: int | None, samples: int,
-    random_grid: str | None, concurrency: int, max_minutes: float | None, max_large_tokens: int | None, **options: Any,
+    sweep: bool, collect: bool, target_share: float, write_profile: Path | None, quick: bool, questions: int | None,
+    samples: int, random_grid: str | None, concurrency: int, max_minutes: float | None, max_large_tokens: int | None,
+    prices: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Six families of small problems, made for the tiny pair; other pairs can be put in its place."""
-    config = settings(options)
+    config, paid = settings(options), parse_prices(prices)
     budget = Budget(max_minutes, max_large_tokens)
-    _check(calibrate, sweep, target_share, write_profile, samples=samples, concurrency=concurrency)
+    mode = _mode(calibrate=calibrate, sweep=sweep, collect=collect)
+    _check(mode, target_share, write_profile, samples=samples, concurrency=concurrency)
     require_gym()
     default = QUICK_QUESTIONS if quick else CALIBRATION_QUESTIONS if calibrate else QUESTIONS
-    count = default if questions is None else questions
     names = tuple(name.strip() for name in methods.split(",")) if methods is not None else None
     if names is not None:
         check_methods(names)
-    wish = _Wish(
+    wish = Wish(
         config=dataclasses.replace(config, routing=_routing(config, threshold, random_p)),
-        mode="calibrate" if calibrate else "sweep" if sweep else "compare",
+        suite="tiny",
+        mode=mode,
         methods=names,
-        questions=draw("calibrate" if calibrate else "report", count),
+        questions=draw("calibrate" if calibrate else "report", default if questions is None else questions),
         pilot=draw("calibrate", QUICK_PILOT_QUESTIONS if quick else PILOT_QUESTIONS),
+        grade=suite.score,
         samples=samples,
         random_p=random_p,
         random_grid=_probabilities(random_grid),
@@ -98,44 +88,27 @@ def tiny(
         target_share=target_share,
         folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
     )
-    try:
-        run(_run(wish))
-    except (KeyboardInterrupt, EngineError, BudgetSpent) as error:
-        why = f"stopped: {error}" if isinstance(error, BudgetSpent) else "stopped"
-        click.echo(f"{why}; what was answered is kept: the same options with --out {wish.folder.path} go on", err=True)
-        if isinstance(error, EngineError):
-            raise
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 0)
-    _print_results(wish.folder, write_profile)
+    fill(wish)
+    evaluate_show.print_results(wish.folder, write_profile, prices=paid)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Wish:
-    """What the command line asks for, before any model is open."""
-
-    config: Config
-    mode: Mode
-    methods: tuple[str, ...] | None
-    questions: list[suite.Problem]
-    pilot: list[suite.Problem]
-    samples: int
-    random_p: float | None
-    random_grid: tuple[float, ...]
-    concurrency: int
-    budget: Budget
-    target_share: float
-    folder: RunFolder
+def _mode(**wanted: bool) -> Mode:
+    chosen = [name for name, is_wanted in wanted.items() if is_wanted]
+    if len(chosen) > 1:
+        raise ConfigError(
+            f"{' and '.join(f'--{name}' for name in chosen)} ask different questions; give one of them", field=chosen[0]
+        )
+    modes: dict[str, Mode] = {"calibrate": "calibrate", "sweep": "sweep", "collect": "collect"}
+    return modes[chosen[0]] if chosen else "compare"
 
 
-def _check(calibrate: bool, sweep: bool, target_share: float, write_profile: Path | None, **counts: int) -> None:
-    if calibrate and sweep:
-        raise ConfigError("--calibrate and --sweep ask different questions; give one of them", field="calibrate")
+def _check(mode: Mode, target_share: float, write_profile: Path | None, **counts: int) -> None:
     if not 0.0 < target_share < 1.0:
         raise ConfigError(f"--target-share is {target_share:g}; accepted: between 0 and 1", field="target_share")
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(f"--{name} is {count}; accepted: 1 or more", field=name)
-    if write_profile and not calibrate:
+    if write_profile and mode != "calibrate":
         raise ConfigError("--write-profile writes what --calibrate finds; give both", field="write_profile")
     if write_profile:
         profiles.read_profiles(write_profile)
@@ -161,107 +134,3 @@ def _routing(config: Config, threshold: float | None, random_p: float | None) ->
         threshold=routing.threshold if threshold is None else threshold,
         random_p=routing.random_p if random_p is None else random_p,
     )
-
-
-async def _run(wish: _Wish) -> None:
-    console = _console(stderr=True)
-    config = wish.config
-    async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
-        warn(pair)
-        asked = _settings(wish, pair)
-        await _begin(wish, asked, pair)
-        console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
-        remote = any(named_model(spec, config.models).at[0].startswith("http") for spec in _specs(config))
-        meter = None if remote else CpuMeter()
-        runner = Runner(
-            pair.small,
-            pair.large,
-            sampling=config.sampling,
-            grade=suite.score,
-            meter=meter,
-            concurrency=wish.concurrency,
-            budget=wish.budget,
-        )
-        await follow(_job(wish, asked, runner), console)
-
-
-def _settings(wish: _Wish, pair: Pair) -> Settings:
-    """The wish with everything that was left open filled in. Raises ConfigError for what these engines cannot do."""
-    routing = wish.config.routing
-    threshold_nats, source = _threshold(routing, pair)
-    if wish.methods and UNSTREAMED in wish.methods and not can_complete(pair.large):
-        raise ConfigError(
-            f"--methods names {UNSTREAMED}, but the large engine can only stream; leave it out", field="methods"
-        )
-    methods = wish.methods or tuple(name for name in METHODS if name != UNSTREAMED or can_complete(pair.large))
-    return Settings(
-        mode=wish.mode,
-        questions=len(wish.questions),
-        pilot_questions=len(wish.pilot),
-        samples=wish.samples,
-        concurrency=wish.concurrency,
-        methods=() if wish.mode == "calibrate" else methods,
-        threshold_nats=threshold_nats,
-        threshold_source=source,
-        random_p=wish.random_p,
-        random_grid=wish.random_grid,
-        target_share=wish.target_share,
-        routing=routing,
-        sampling=wish.config.sampling,
-        speculate=wish.config.speculate,
-    )
-
-
-def _threshold(routing: Routing, pair: Pair) -> tuple[float, ThresholdSource]:
-    if routing.threshold is not None:
-        return routing.threshold, "given"
-    return (PUBLISHED_THRESHOLD_NATS, "published") if pair.threshold_nats is None else (pair.threshold_nats, "profile")
-
-
-def _specs(config: Config) -> tuple[str, str]:
-    return config.small or TINY_SMALL, config.large or TINY_LARGE
-
-
-async def _begin(wish: _Wish, asked: Settings, pair: Pair) -> None:
-    """Write the run's card, or find that it is the same as the folder's."""
-    engines = (pair.small, pair.large)
-    names = wish.config.models
-    cards = [
-        await model_card(engine, spec, model_file(spec, names))
-        for engine, spec in zip(engines, _specs(wish.config), strict=True)
-    ]
-    wish.folder.begin(new_card(asked, cards[0], cards[1]))
-
-
-def _job(wish: _Wish, asked: Settings, runner: Runner) -> AsyncIterator[Event]:
-    if wish.mode == "calibrate":
-        return CalibrationRun(runner, wish.folder, asked, questions=wish.questions).run()
-    return Comparison(runner, wish.folder, asked, report=wish.questions, pilot=wish.pilot).run()
-
-
-def _console(*, stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
-
-
-def _print_results(folder: RunFolder, write_profile: Path | None = None) -> None:
-    """What a folder holds. Of a comparison, the last line is the closing one."""
-    console = _console()
-    if folder.card().settings.mode == "calibrate":
-        _print_calibration(folder, console, write_profile)
-        return
-    report = report_of(folder)
-    folder.write_summary(report)
-    console.print(tables.report_tables(report))
-    click.echo(closing_line(report))
-
-
-def _print_calibration(folder: RunFolder, console: Console, write_profile: Path | None) -> None:
-    calibration = recalibrate(folder)
-    card = folder.card()
-    profile = profiles.profile_of(calibration, card.small.given, card.large.given)
-    folder.write_summary(calibration)
-    console.print(tables.calibration_table(calibration))
-    click.echo("\n" + profiles.snippet(profile), nl=False)
-    if write_profile:
-        profiles.write_profile(write_profile, profile)

@@ -50,7 +50,7 @@ def _slip_before(trace: Trace, mended: int) -> int | None:
         return None
     for slip in range(mended - 1, -1, -1):
         earlier = trace.steps[slip]
-        if earlier.author == "small" and verdict(earlier.text) is False and _claim(earlier) == _claim(step):
+        if earlier.author == "small" and verdict(earlier.text) is False and claim(earlier.text) == claim(step.text):
             return slip
     return None
 
@@ -73,9 +73,9 @@ def _is_right(paragraph: str) -> bool | None:
         return None
 
 
-def _claim(step: Step) -> str:
+def claim(text: str) -> str:
     """What a step says of its number: a correction says the same of another one."""
-    match = _CLAIM.search(step.text)
+    match = _CLAIM.search(text)
     return " ".join(match[1].split()) if match else ""
 
 

@@ -20,11 +20,13 @@ import msgspec
 from glimprouter.config import Model, Routing, Sampling, __version__, named_model
 from glimprouter.errors import ConfigError
 from glimprouter.evaluate.methods import Method
-from glimprouter.evaluate.records import AnswerFile, Outcome, read_outcomes
+from glimprouter.evaluate.records import AnswerFile, Outcome, read_outcomes, read_packed
+from glimprouter.flow import trace as traces
 from glimprouter.flow.engine import Engine
+from glimprouter.flow.trace import Trace
 
 CARD_FORMAT = 1
-Mode = Literal["compare", "sweep", "calibrate"]
+Mode = Literal["compare", "sweep", "calibrate", "collect"]
 ThresholdSource = Literal["given", "profile", "published"]
 """Where glimpse's threshold comes from: the options, the pair's calibration, or the paper, whose pair was another."""
 
@@ -64,7 +66,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json. All of it but the time must be the same for a run to go on."""
+    """run.json. All of it but the time and the command must be the same for a run to go on."""
 
     format: int = CARD_FORMAT
     settings: Settings
@@ -73,6 +75,13 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     machine: dict[str, str]
     started_unix_s: float
+    command: str = ""
+
+    @property
+    def pair_fingerprint(self) -> str:
+        """The same for the same two models, wherever they run: of vocabularies, templates and files."""
+        models = [(one.vocabulary, one.template, one.sha256 or one.model) for one in (self.small, self.large)]
+        return hashlib.sha256(repr(models).encode()).hexdigest()[:16]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,12 +105,16 @@ async def model_card(engine: Engine, given: str, file: Path | None) -> ModelCard
     )
 
 
-def new_card(settings: Settings, small: ModelCard, large: ModelCard) -> Card:
+def new_card(settings: Settings, small: ModelCard, large: ModelCard, *, command: str = "") -> Card:
     return Card(
         settings=settings,
         small=small,
         large=large,
-        versions={"glimprouter": __version__, **{name: _version(name) for name in MEASURED_WITH}},
+        versions={
+            "glimprouter": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in MEASURED_WITH},
+        },
         machine={
             "system": platform.system(),
             "architecture": platform.machine(),
@@ -109,6 +122,7 @@ def new_card(settings: Settings, small: ModelCard, large: ModelCard) -> Card:
             "cpus": str(os.cpu_count()),
         },
         started_unix_s=time.time(),
+        command=command,
     )
 
 
@@ -166,8 +180,31 @@ class RunFolder:
         return AnswerFile(self.answers_path)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """What is in the folder, to be read only."""
-        return read_outcomes(self.answers_path) if self.answers_path.exists() else iter(())
+        """What is in the folder, to be read only; also from one that was packed."""
+        if self.answers_path.exists():
+            return read_outcomes(self.answers_path)
+        return read_packed(self.packed_path) if self.packed_path.exists() else iter(())
+
+    @property
+    def packed_path(self) -> Path:
+        """The outcomes of all answers without their traces, as `evaluate pack` leaves them."""
+        return self.path / "outcomes.jsonl.xz"
+
+    @property
+    def collected_path(self) -> Path:
+        return self.path / "collected.jsonl"
+
+    @property
+    def collected_file(self) -> Path:
+        """To be read only: packed or not."""
+        packed = self.path / "collected.jsonl.xz"
+        return packed if packed.exists() else self.collected_path
+
+    def examples(self) -> Iterator[Trace]:
+        """Whole traces: of all answers, or of the one that a packed folder keeps."""
+        example = self.path / "example.jsonl"
+        path = self.answers_path if self.answers_path.exists() else example
+        return traces.read(path) if path.exists() else iter(())
 
     def pilot(self) -> AnswerFile:
         """Answers to questions of the calibrate split: they choose settings and are never reported."""
@@ -197,7 +234,7 @@ class RunFolder:
 
 def _plain(card: Card) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(card))
-    del plain["started_unix_s"]
+    del plain["started_unix_s"], plain["command"]
     return plain
 
 

@@ -1,4 +1,4 @@
-"""A whole evaluation: pilot, plan, interleaved run; or a calibration. Yields its progress, writes the run folder."""
+"""A whole evaluation: pilot, plan, interleaved run; or a calibration; or a collection. Writes the run folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from glimprouter.evaluate.calibration import (
     sweep_thresholds,
     token_share,
 )
+from glimprouter.evaluate.collect import Collected, CollectedFile, Collector
 from glimprouter.evaluate.folder import Plan, RunFolder, Settings
 from glimprouter.evaluate.methods import RANDOM_POSITIONS, Method, glimpse_at, methods_of, random_at
 from glimprouter.evaluate.positions import with_patterns
@@ -36,7 +37,9 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    outcome: Outcome
+    """An answer, or a collected thought."""
+
+    outcome: Outcome | Collected
 
 
 Progress = PhaseStarted | Answered
@@ -128,6 +131,27 @@ class CalibrationRun:
 
     def result(self) -> Calibration:
         return self._calibrator.result()
+
+
+class Collection:
+    """Thoughts in which both models were asked at every step."""
+
+    def __init__(
+        self, collector: Collector, folder: RunFolder, settings: Settings, *, questions: list[Problem]
+    ) -> None:
+        self._collector = collector
+        self._folder = folder
+        self._settings = settings
+        self._questions = questions
+
+    async def run(self) -> AsyncGenerator[Progress, None]:
+        """What the folder does not hold yet."""
+        samples = self._settings.samples
+        self._folder.write_plan(Plan(methods=(), questions=tuple(problem.id for problem in self._questions)))
+        with CollectedFile(self._folder.collected_path) as kept:
+            yield PhaseStarted("thoughts", samples * len(self._questions), len(kept.keys))
+            async for thought in self._collector.run(self._questions, samples, kept):
+                yield Answered(thought)
 
 
 def recalibrate(folder: RunFolder) -> Calibration:

@@ -7,8 +7,9 @@ needs of it.
 from __future__ import annotations
 
 import fcntl
+import lzma
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -98,6 +99,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
+_outcome_decoder = msgspec.json.Decoder(Outcome)
 
 
 def read_outcomes(path: Path) -> Iterator[Outcome]:
@@ -112,8 +114,28 @@ def read_outcomes(path: Path) -> Iterator[Outcome]:
                 raise ConfigError(f"{path}:{number}: not an answer of this version ({error})", field="out") from error
 
 
-class AnswerFile:
-    """answers.jsonl while a run goes on: what it held before, and a place to add to. One process at a time."""
+def read_packed(path: Path) -> Iterator[Outcome]:
+    """The outcomes of a compressed file. Raises ConfigError for one that holds something else."""
+    try:
+        with lzma.open(path, "rb") as file:
+            yield from map(_outcome_decoder.decode, file)
+    except (OSError, EOFError, lzma.LZMAError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: no packed outcomes of this version ({error})", field="out") from error
+
+
+def write_packed(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """Whole or not at all; the same outcomes give the same bytes."""
+    lines = b"".join(_encoder.encode(outcome) + b"\n" for outcome in outcomes)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(lzma.compress(lines, preset=9))
+    fresh.replace(path)
+
+
+class LineFile:
+    """A file of lines that a run adds to, each in one write, so that a killed run loses nothing. One process at a time.
+
+    Raises ConfigError where another run has it open.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -125,12 +147,7 @@ class AnswerFile:
             raise ConfigError(
                 f"{path}: another run is writing there; wait for it, or give another --out", field="out"
             ) from None
-        try:
-            self._cut_incomplete_line()
-            self.outcomes = {outcome.key: outcome for outcome in read_outcomes(path)}
-        except BaseException:
-            self._file.close()
-            raise
+        self._cut_incomplete_line()
 
     def __enter__(self) -> Self:
         return self
@@ -138,14 +155,9 @@ class AnswerFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, record: Record) -> Outcome:
-        """Add a line in one write."""
-        outcome = Outcome.of(record)
-        assert outcome.key not in self.outcomes, f"{outcome.key} answered twice"
-        self._file.write(_encoder.encode(record) + b"\n")
+    def append_line(self, line: bytes) -> None:
+        self._file.write(line + b"\n")
         self._file.flush()
-        self.outcomes[outcome.key] = outcome
-        return outcome
 
     def _cut_incomplete_line(self) -> None:
         """A process that is killed while it writes leaves a line without its end; that answer is asked again."""
@@ -154,3 +166,22 @@ class AnswerFile:
             whole = sum(len(line) for line in file if line.endswith(b"\n"))
         if whole < size:
             os.ftruncate(self._file.fileno(), whole)
+
+
+class AnswerFile(LineFile):
+    """answers.jsonl while a run goes on: what it held before, and a place to add to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            self.outcomes = {outcome.key: outcome for outcome in read_outcomes(path)}
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, record: Record) -> Outcome:
+        outcome = Outcome.of(record)
+        assert outcome.key not in self.outcomes, f"{outcome.key} answered twice"
+        self.append_line(_encoder.encode(record))
+        self.outcomes[outcome.key] = outcome
+        return outcome

@@ -1,36 +1,36 @@
-"""Reports as tables for a terminal. Accuracies and shares in per cent, differences in points, 95 % intervals beside."""
+"""Reports as tables."""
 
 from __future__ import annotations
 
 import math
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from glimprouter.evaluate.calibration import Calibration
+from glimprouter.evaluate.document import Block, Grid, Paragraph, Points
+from glimprouter.evaluate.formats import NONE, interval, number, per_cent, points, share
 from glimprouter.evaluate.records import CUT_THOUGHTS
 from glimprouter.evaluate.report import Report
-from glimprouter.stats import Estimate
+from glimprouter.evaluate.self_correction import After, SelfCorrection
+from glimprouter.evaluate.signals import SignalTable
 
-NONE = "–"
 
-
-def report_tables(report: Report) -> RenderableType:
+def report_blocks(report: Report) -> list[Block]:
     """Everything but the closing line."""
-    parts: list[RenderableType] = [accuracy_table(report), time_table(report), cost_table(report), family_table(report)]
-    if report.near_large is not None:
-        parts += [sweep_table(report), Text(report.near_large + "\n")]
-    parts += [difference_table(report), *(Text(f"· {note}", style="dim") for note in report.notes)]
-    return Group(*parts)
+    return [
+        accuracy_table(report),
+        time_table(report),
+        cost_table(report),
+        family_table(report),
+        *sweep_blocks(report),
+        difference_table(report),
+        Points(tuple(report.notes)),
+    ]
 
 
-def accuracy_table(report: Report) -> Table:
+def accuracy_table(report: Report) -> Grid:
     asked = f"{report.questions} questions" + (f" x {report.samples} samples" if report.samples > 1 else "")
-    table = _table(
-        f"Accuracy in % [95 %], {asked}", "method", "", "n", "accuracy", "- Random, same share", "large: tokens",
-        "steps", "unanswered", "cut: " + "/".join(end.removeprefix("thinking_") for end in CUT_THOUGHTS),
-    )  # fmt: skip
+    cut = "cut: " + "/".join(end.removeprefix("thinking_") for end in CUT_THOUGHTS)
+    columns = ("method", "", "n", "accuracy", "- Random, same share", "large: tokens", "steps", "unanswered", cut)
+    table = Grid(f"Accuracy in % [95 %], {asked}", columns)
     for row in report.rows:
         table.add_row(
             row.method,
@@ -46,11 +46,9 @@ def accuracy_table(report: Report) -> Table:
     return table
 
 
-def time_table(report: Report) -> Table:
-    table = _table(
-        "Time per question in ms [95 %]", "method", "median wall", "mean", "x large", "CPU: mean",
-        "- Random, same time",
-    )  # fmt: skip
+def time_table(report: Report) -> Grid:
+    columns = ("method", "median wall", "mean", "x large", "CPU: mean", "accuracy - Random, same time")
+    table = Grid("Time per question in ms [95 %]", columns)
     for row in report.rows:
         table.add_row(
             row.method,
@@ -63,13 +61,11 @@ def time_table(report: Report) -> Table:
     return table
 
 
-def cost_table(report: Report) -> Table:
+def cost_table(report: Report) -> Grid:
     """Tokens; with prices also money, in whatever the prices are in."""
     priced = any(row.cost.money for row in report.rows)
-    table = _table(
-        "Cost per answer in tokens", "method", "small: read", "written", "large: read", "written", "thrown away",
-        "hand-overs", *(["money, for a thousand answers"] if priced else []),
-    )  # fmt: skip
+    columns = ("method", "small: read", "written", "large: read", "written", "thrown away", "hand-overs")
+    table = Grid("Cost per answer in tokens", (*columns, *(["money, for 1000 answers"] if priced else [])))
     for row in report.rows:
         cost = row.cost
         tokens = (cost.small_read, cost.small_written, cost.large_read, cost.large_written, row.discarded_tokens)
@@ -78,18 +74,20 @@ def cost_table(report: Report) -> Table:
     return table
 
 
-def family_table(report: Report) -> Table:
-    table = _table("Accuracy by family, in % [95 %]", "method", *report.families)
+def family_table(report: Report) -> Grid:
+    table = Grid("Accuracy by family, in % [95 %]", ("method", *report.families))
     methods = next(iter(report.families.values()))
     for method in methods:
         table.add_row(method, *(interval(by[method], "{:.0f}", scale=100) for by in report.families.values()))
     return table
 
 
-def sweep_table(report: Report) -> Table:
-    table = _table(
-        "Thresholds", "nats", "accuracy", "- large, points", "large: tokens", "steps", "wall ms", "x large", "CPU ms"
-    )
+def sweep_blocks(report: Report) -> list[Block]:
+    """The thresholds of a sweep; nothing for another run."""
+    if report.near_large is None:
+        return []
+    columns = ("nats", "accuracy", "- large, points", "large: tokens", "steps", "wall ms", "x large", "CPU ms")
+    table = Grid("Thresholds", columns)
     routed = [row for row in report.rows if row.threshold_nats is not None]
     for row in sorted(routed, key=lambda row: -(row.threshold_nats or 0.0)):
         table.add_row(
@@ -102,11 +100,11 @@ def sweep_table(report: Report) -> Table:
             number(row.wall_ratio.value, ".2f"),
             number(row.mean_cpu_ms, ".1f"),
         )
-    return table
+    return [table, Paragraph(report.near_large)]
 
 
-def difference_table(report: Report) -> Table:
-    table = _table("Paired differences in points [95 %]", "", "", "p (permutation test, Holm)")
+def difference_table(report: Report) -> Grid:
+    table = Grid("Paired differences in points [95 %]", ("", "", "p (permutation test, Holm)"))
     for name, difference in report.differences.items():
         table.add_row(name, points(difference.estimate), number(difference.p, ".2g"))
     table.add_row("gap recovered: (glimpse - share0) / (large - share0), %", per_cent(report.gap_recovered), "")
@@ -115,12 +113,10 @@ def difference_table(report: Report) -> Table:
     return table
 
 
-def calibration_table(calibration: Calibration) -> RenderableType:
+def calibration_blocks(calibration: Calibration) -> list[Block]:
     """The curve, and what was chosen."""
-    table = _table(
-        f"Calibration on {calibration.questions} questions that are never reported", "threshold, nats",
-        "large: tokens", "steps", "accuracy in % [95 %]", "",
-    )  # fmt: skip
+    title = f"Calibration on {calibration.questions} questions that are never reported"
+    table = Grid(title, ("threshold, nats", "large: tokens", "steps", "accuracy in % [95 %]", ""))
     for point in calibration.curve:
         alone = math.isnan(point.threshold_nats)
         table.add_row(
@@ -131,42 +127,40 @@ def calibration_table(calibration: Calibration) -> RenderableType:
             "chosen" if point is calibration.chosen else "",
         )
     if calibration.settled:
-        return table
+        return [table]
     jump = (
         f"No threshold gives a share of {calibration.target_share:.0%}: it jumps, for many steps have nearly the same "
         "entropy. The nearest was chosen."
     )
-    return Group(table, Text(jump, style="yellow"))
+    return [table, Paragraph(jump)]
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=f"\n{title}", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+def signal_table(table: SignalTable) -> Grid:
+    """AUROC and the area under the accuracy-share curve, best signal first."""
+    title = (
+        f"Does a signal tell that small's step is wrong? {table.steps} steps of {table.questions} questions could be "
+        f"checked, {table.wrong} are wrong"
     )
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
-    return table
+    grid = Grid(title, ("signal", "AUROC [95 %]", "steps right, mean over all shares, % [95 %]"))
+    for row in table.rows:
+        grid.add_row(row.signal, interval(row.auroc, "{:.3f}"), per_cent(row.area))
+    if not math.isnan(table.no_signal):
+        grid.add_row("a signal that tells nothing", "0.500", f"{100 * table.no_signal:.1f}")
+    return grid
 
 
-def number(value: float | None, form: str) -> str:
-    return NONE if value is None or math.isnan(value) else format(value, form)
+def self_correction_table(found: SelfCorrection) -> Grid:
+    grid = Grid(
+        f"After a slip of small, and after a right step of its own (threshold {found.threshold_nats:.4g} nats)",
+        ("in % [95 %]", "after a slip", "after none"),
+    )
+    both = (found.after_slip, found.after_none)
 
+    def row(name: str, *cells: str) -> None:
+        grid.add_row(name, *cells)
 
-def share(value: float) -> str:
-    return NONE if math.isnan(value) else f"{value:.1%}"
-
-
-def per_cent(estimate: Estimate) -> str:
-    return interval(estimate, "{:.1f}", scale=100)
-
-
-def points(estimate: Estimate) -> str:
-    return interval(estimate, "{:+.1f}", scale=100)
-
-
-def interval(estimate: Estimate, form: str, *, scale: float = 1.0) -> str:
-    """`value [low, high]`; a dash where there is no value, a question mark where there is no interval."""
-    if math.isnan(estimate.value):
-        return NONE
-    value, low, high = (form.format(scale * part) for part in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [?]" if math.isnan(estimate.low) else f"{value} [{low}, {high}]"
+    row("steps", *(str(after.steps) for after in both))
+    row("H_init above the threshold", *(per_cent(after.above_threshold) for after in both))
+    for who in After.WRITERS:
+        row(f"mended / nothing wrong said, if by {who}", *(per_cent(getattr(after, who)) for after in both))
+    return grid
