@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -72,29 +71,13 @@ def _print_calibration(folder: RunFolder, console: Console, write_profile: Path 
 def report(folders: tuple[Path, ...], out: Path, prices: tuple[str, ...]) -> None:
     """Turn run FOLDERS into one page, as Markdown and as HTML that needs no network.
 
-    Comparisons and sweeps give tables and curves, collections (--collect) what signals know. The same folders always
+    Comparisons and sweeps give tables, collections (--collect) what signals know. The same folders always
     give the same bytes.
     """
     from glimprouter.evaluate.pages import write_report
 
     for path in write_report([RunFolder(folder) for folder in folders], out, parse_prices(prices)):
         click.echo(path)
-
-
-@click.command("compare")
-@click.argument("first", metavar="A", type=click.Path(path_type=Path))
-@click.argument("second", metavar="B", type=click.Path(path_type=Path))
-def compare(first: Path, second: Path) -> None:
-    """Say whether two runs differ: method by method, on the questions that both asked.
-
-    Exit code 1 if an accuracy or a share differs, 0 if none does. Times stand beside; two runs never take the same.
-    """
-    from glimprouter.evaluate.comparing import compare_runs, comparison_blocks
-
-    found = compare_runs(RunFolder(first), RunFolder(second))
-    show_blocks(comparison_blocks(found), console_for())
-    click.echo(found.closing)
-    sys.exit(1 if found.differ else 0)
 
 
 @click.command("pack")
@@ -108,4 +91,4 @@ def pack(folder: Path, out: Path) -> None:
         click.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 
-commands = (show, report, compare, pack)
+commands = (show, report, pack)
