@@ -57,8 +57,8 @@ class Router:
     async def stream(self, request: Request, *, policy: StepPolicy | None = None) -> AsyncGenerator[Event, None]:
         """Write an answer, yielding what happens as it happens; closing the iterator stops both engines.
 
-        `policy` stands in for the one that the request names. Raises InputError before anything is written. An engine that fails later ends the answer instead: `Finished`
-        comes with `trace.error` set and everything written so far.
+        `policy` stands in for the one that the request names. Raises InputError before anything is written. An engine
+        that fails later ends the answer instead: `Finished` comes with `trace.error` set and everything written so far.
         """
         begun = self._clock()
         prompts = await self._prompter.open(request)

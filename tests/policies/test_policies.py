@@ -37,8 +37,8 @@ def verdict(plan: Plan, *glimpses: Glimpse) -> tuple[Side, list[Move]]:
             asked.append(move)
             move = plan.send(next(answers))
     except StopIteration as stop:
-        assert isinstance(stop.value, Write)
-        return stop.value.who, asked
+        written: Write = stop.value
+        return written.who, asked
 
 
 @settings(deadline=None)
