@@ -157,10 +157,12 @@ def named_model(text: str, names: dict[str, str | Model]) -> Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
-    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say."""
+    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say. `reward` is the address
+    of a process reward model, for policies that ask one."""
 
     small: str | None = None
     large: str | None = None
+    reward: str | None = None
     speculate: int = 0
     models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)

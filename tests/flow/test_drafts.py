@@ -139,8 +139,7 @@ async def test_text_of_a_draft_is_shown_to_nobody_before_the_verdict() -> None:
         return Keep(step) if len(trace.steps) != 1 else Write("large")
 
     async for event in Router(*pair()).stream(question(), policy=Planned(plan)):
-        if isinstance(event, Text):
-            shown.append(event.text)
+        shown += [event.text] if isinstance(event, Text) else []
     assert seen_at_score[:3] == [
         "",
         "Small writes step 0 here.\n\n",
@@ -185,9 +184,9 @@ async def test_earlier_of_several_drafts_can_be_kept_and_is_what_the_writer_goes
     def plan(trace: Trace) -> Plan:
         if trace.steps:
             return Write("small")
-        steps = []
+        steps: list[Drafted] = []
         for _ in range(3):
-            steps.append((yield Draft("small")))
+            steps += [(yield Draft("small"))]
         chosen: Choice = yield Choose((steps[1], steps[0]), "large")
         return Keep((steps[1], steps[0])[chosen.index or 0])
 

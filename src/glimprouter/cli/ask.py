@@ -66,7 +66,12 @@ async def _answer(request: requests.Request, config: Config, console: Console) -
     screen = Screen(console)
     try:
         async with open_pair(
-            config.small, config.large, names=config.models, speculate=config.speculate, routing=request.routing
+            config.small,
+            config.large,
+            names=config.models,
+            reward=config.reward,
+            speculate=config.speculate,
+            routing=request.routing,
         ) as pair:
             routing = request.routing
             warn(pair)

@@ -25,7 +25,7 @@ def _with_default(text: str, default: object) -> str:
 
 
 def pair_options(function: F) -> F:
-    """--config, --small, --large, and what is said of these models: --thought-format, --tokenizer, --speculate."""
+    """--config, --small, --large, --reward, and what is said of them: --thought-format, --tokenizer, --speculate."""
     for option in (
         click.option(
             "--tokenizer",
@@ -47,6 +47,7 @@ def pair_options(function: F) -> F:
             metavar="N",
             help=_with_default("Tokens that small proposes to large at a time; both run here.", _CONFIG["speculate"]),
         ),
+        click.option("--reward", metavar="URL", help="Process reward model, for policies that ask one (rsd)."),
         click.option(
             "--large", metavar="MODEL", help="Large model: URL, GGUF file, Hugging Face folder or name from the config."
         ),
@@ -116,6 +117,7 @@ def settings(options: dict[str, Any]) -> Config:
         sampling=laid_over(config.sampling),
         small=small,
         large=large,
+        reward=given.get("reward", config.reward),
         speculate=given.get("speculate", config.speculate),
     )
 

@@ -59,6 +59,9 @@ WITH_PARAMS: dict[str, type[Any]] = {
 POLICIES = (*PLAIN, *WITH_PARAMS)
 """All names, in the order in which they are told."""
 
+NEED_LOGPROBS = frozenset({"glimpse", "steer", "step-entropy", "step-perplexity"})
+"""Policies that cannot do without the small model's log-probabilities."""
+
 NEED_REWARD = frozenset({"rsd"})
 """Policies that ask a reward model."""
 
