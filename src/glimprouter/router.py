@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS, SIDES, Side
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, SIDES, Param, Side
 from glimprouter.errors import ContextError, EngineError
 from glimprouter.flow.answer import Event, Finished, Started
 from glimprouter.flow.deciding import Judges
@@ -61,8 +61,8 @@ class Router:
         that fails later ends the answer instead: `Finished` comes with `trace.error` set and everything written so far.
         """
         begun = self._clock()
+        policy = policy or await self._policy_for(request)
         prompts = await self._prompter.open(request)
-        policy = policy or self._policy_for(request, prompts)
         trace = self._new_trace(request, policy.describe(), prompts)
         try:
             yield Started(trace)
@@ -95,13 +95,18 @@ class Router:
             raise AnswerFailed(traces[0])
         return traces[0]
 
-    def _policy_for(self, request: Request, prompts: dict[Side, Prompt]) -> StepPolicy:
-        routing, (small, large) = request.routing, (prompts[side].facts.model for side in SIDES)
+    async def fitted(self, method: str) -> Mapping[str, Param]:
+        """The options of a policy or strategy that were fitted to this pair beforehand; none for most pairs."""
+        small, large = [(await self._engines[side].facts()).model for side in SIDES]
+        return fitted_params(method, small, large)
+
+    async def _policy_for(self, request: Request) -> StepPolicy:
+        routing = request.routing
         return make_policy(
             routing,
             threshold_nats=self._threshold_nats if routing.threshold is None else routing.threshold,
             seed=request.sampling.seed,
-            fitted=fitted_params(routing.policy, small, large),
+            fitted=await self.fitted(routing.policy),
             has_reward=self._judges.reward is not None,
         )
 
