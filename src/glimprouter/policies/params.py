@@ -57,7 +57,11 @@ def check_params(kind: type[Any], name: str, params: Mapping[str, Param]) -> Non
 
 
 def described(name: str, policy: Any) -> str:
-    """A policy's name with its options, as the trace records them."""
-    options = ((field.name, getattr(policy, field.name)) for field in dataclasses.fields(policy))
-    shown = [f"{option}={value:g}" if isinstance(value, float) else f"{option}={value}" for option, value in options]
-    return f"{name}({', '.join(shown)})"
+    """A policy's name with its numbers, and with what differs from the defaults, as the trace records them."""
+    options = []
+    for field in dataclasses.fields(policy):
+        value = getattr(policy, field.name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number or value != field.default:
+            options.append(f"{field.name}={value:g}" if isinstance(value, float) else f"{field.name}={value}")
+    return f"{name}({', '.join(options)})"
