@@ -261,6 +261,17 @@ async def test_failure_inside_a_draft_counts_its_tokens_as_discarded() -> None:
     to_line(trace)
 
 
+async def test_draft_of_an_earlier_step_cannot_be_kept() -> None:
+    earlier: list[Drafted] = []
+
+    def plan(trace: Trace) -> Plan:
+        earlier.append((yield Draft("small")))
+        return Keep(earlier[0])
+
+    with pytest.raises(ValueError, match="draft of another step"):
+        await Router(*pair()).answer(question(), policy=Planned(plan))
+
+
 async def test_reward_without_a_reward_model_is_refused_before_anything_is_written() -> None:
     small, large = pair()
     with pytest.raises(ConfigError, match="--reward"):

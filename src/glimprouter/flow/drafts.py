@@ -31,9 +31,6 @@ class Drafts:
         self._places: dict[Side, Place] = {}
         self._standing: dict[Side, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._sheets)
-
     @property
     def glimpse(self) -> Glimpse | None:
         """What the small model's first draft began with."""
@@ -65,12 +62,18 @@ class Drafts:
 
     def passage_of(self, draft: Drafted) -> Passage:
         """A draft as another model reads it."""
-        drawing = self._sheets[draft.number].drawing
+        drawing = self._sheet_of(draft).drawing
         return Telling(drawing.step, every_tokens=0).rest(drawing.writer, tag_alone=not drawing.splitter.after_close)
+
+    def _sheet_of(self, draft: Drafted) -> _Sheet:
+        """Raises ValueError for a draft of another step, which a policy must not hold on to."""
+        if draft.number >= len(self._sheets) or self._sheets[draft.number].drafted is not draft:
+            raise ValueError("the policy names a draft of another step; draft anew in each plan")
+        return self._sheets[draft.number]
 
     async def keep(self, draft: Drafted) -> Drawing:
         """The draft is the step: its writer's text ends in exactly its ids, all others are thrown away."""
-        kept = self._sheets[draft.number].drawing
+        kept = self._sheet_of(draft).drawing
         stands = self._standing.pop(draft.author) == draft.number
         if not stands:
             await kept.writer.go_back(self._places[draft.author])

@@ -108,6 +108,8 @@ class Judge:
         self, writer: Writer, drafts: Sequence[str], *, place: Place | None, request: str, call: Usage
     ) -> Choice:
         """Among texts that might come next. Raises EngineError, PairError."""
+        if len(drafts) > len(LETTERS):
+            raise ValueError(f"a choice among {len(drafts)} drafts; at most {len(LETTERS)} have a letter")
         words = words_of(writer.facts.model)
         layout = await self._laid_out(writer.prompt.format, words)
         listed = "".join(f"\n{letter}: {text}" for letter, text in zip(LETTERS, drafts, strict=False))
