@@ -12,7 +12,8 @@ from glimprouter.flow.engine import Token
 from glimprouter.flow.glimpse import Glimpse, glimpse_of
 from glimprouter.flow.moves import StepPolicy
 from glimprouter.flow.request import Request
-from glimprouter.flow.steps import LoopWatch, Mark, Splitter
+from glimprouter.flow.splitters import make_splitter
+from glimprouter.flow.steps import LoopWatch, Mark
 from glimprouter.flow.trace import AnswerEnd, AnswerText, Step, StepEnd, ThoughtEnd, Trace
 from glimprouter.flow.writer import Passage, Writer, WriterPair
 
@@ -54,11 +55,8 @@ class Dispatch:
         routing = request.routing
         self._tokens = 0
         self._loops = LoopWatch(routing.loop_repeats)
-        self._splitter = Splitter(
-            close_tag=pair["small"].prompt.format.close_tag,
-            min_step_tokens=routing.min_step_tokens,
-            max_step_tokens=routing.max_step_tokens,
-        )
+        self._splitter = make_splitter(routing, close_tag=pair["small"].prompt.format.close_tag)
+        trace.splitter = self._splitter.describe()
         self.thinking = True
         if len(self._warmed) == len(SIDES):
             # The small model glimpses first; the large one reads the question meanwhile.
@@ -105,6 +103,8 @@ class Dispatch:
                 self._note_first_text()
                 yield Text(who, "thought", shown)
             end = self._end_of(token, mark)
+            if end is None and mark is Mark.PENDING:
+                end = self._end_of(token, await self._settle(writer, step.index))
             if end is None and telling.is_due and token.text and not guard.holds:
                 idle.hear(telling.told(writer.facts.vocabulary))
                 idle.warm()
@@ -131,6 +131,15 @@ class Dispatch:
         step.text += token.text
         self._tokens += 1
         return self._splitter.token(token.text)
+
+    async def _settle(self, writer: Writer, step_index: int) -> Mark:
+        """Whether the step ends here: look at tokens to come, taking none, until the splitter can tell."""
+        text, place, mark = "", 0, Mark.PENDING
+        while mark is Mark.PENDING:
+            token = await writer.peek(place, step_index)
+            text, place = text + token.text, place + 1
+            mark = self._splitter.ahead(text, last=token.finish is not None)
+        return mark
 
     def _end_of(self, token: Token, mark: Mark) -> StepEnd | None:
         if mark is Mark.CLOSED:
