@@ -22,7 +22,7 @@ _EVENT_IN_FENCE = re.compile(r"\n")
 # What the next character may make one of the above, or a longer one.
 _PARTIAL = re.compile(r"(?:(?<!\\)(?:\\\\)*\\[a-zA-Z]*(?:\{[a-zA-Z]*\*?)?|`+|\$+|(?i:</?t?a?b?l?e?))\Z")
 _DELIMITER_ROW = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*\Z")
-_PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?[kKmMbB]?(?:[.!?]+\Z|[.,;:!?)]*\s+[\"'(*]?(?!mod\b|div\b)[^\W\d_]{2,})")
+_PRICE = re.compile(r"\d[\d,]*(?:\.\d+)?[kKmMbB]?(?:[.!?]+\s*\Z|[.,;:!?)]*\s+[\"'(*]?(?!mod\b|div\b)[^\W\d_]{2,})")
 _BLOCK_OPENS = ("\\[", "\\begin", "<table")
 _BLOCK_CLOSES = ("\\]", "\\end", "</table")
 

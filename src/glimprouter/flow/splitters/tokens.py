@@ -15,7 +15,7 @@ class WordRule:
     def __init__(self, tokens: int) -> None:
         self.name = f"tokens({tokens})"
 
-    def may_end(self, before: str, space: str) -> bool:
+    def may_end(self, before: str, space: str) -> bool:  # noqa: ARG002 - any gap between words will do
         return True
 
     def ends(self, gap: Gap) -> bool:
