@@ -1,8 +1,8 @@
 """Where prose is: what of a stream is code, maths or a table, known at every character and not only at line ends.
 
-Blocks (fences, `$$`, `\\[`, LaTeX environments, HTML tables) stay open until they are closed. What is written within a
-line (`` `code` ``, `$maths$`, `\\(maths\\)`) is given up at a blank line or after INLINE_CHARACTERS: a lone back-tick or
-dollar must not end routing.
+Blocks (fences, `$$`, `\\[`, LaTeX environments, HTML tables) stay open until they are closed. What is written within
+a line (`` `code` ``, `$maths$`, `\\(maths\\)`) is given up at a blank line or after INLINE_CHARACTERS: a lone back-tick
+or dollar must not end routing.
 """
 
 from __future__ import annotations
