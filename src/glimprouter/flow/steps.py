@@ -40,10 +40,6 @@ class Splitter(Protocol):
         """After a pending mark: what `text`, all that is known to come, makes of it. `last`: nothing follows it."""
         ...
 
-    def resume(self, step_tokens: int) -> None:
-        """Go on inside a step of which so many tokens, with visible text among them, are written."""
-        ...
-
     def describe(self) -> str:
         """Name and number, as the trace records them."""
         ...

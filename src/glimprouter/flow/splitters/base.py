@@ -36,13 +36,8 @@ class StepSplitter:
         self._push(text)
         return self._end_token()
 
-    def ahead(self, text: str, *, last: bool) -> Mark:
-        """Nothing was pending."""
+    def ahead(self, text: str, *, last: bool) -> Mark:  # noqa: ARG002 - for splitters that look ahead
         raise AssertionError("only asked after a pending mark")
-
-    def resume(self, step_tokens: int) -> None:
-        self._tokens = step_tokens
-        self._has_visible = step_tokens > 0
 
     def _push(self, text: str) -> None:
         if not text or self._closed:

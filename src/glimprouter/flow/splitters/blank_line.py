@@ -1,6 +1,7 @@
 """`blank-line`, the default and the published rule: a step ends with the token that completes a blank line.
 
-Blank lines inside code fences, display maths, LaTeX environments and HTML tables are not boundaries. Needs no look-ahead.
+Blank lines inside code fences, display maths, LaTeX environments and HTML tables are not boundaries.
+Needs no look-ahead.
 """
 
 from __future__ import annotations
