@@ -13,6 +13,7 @@ from glimprouter.stats import (
     Scored,
     area_under,
     auroc,
+    cluster_auroc,
     cluster_mean,
     escalation_area,
     holm,
@@ -184,7 +185,7 @@ steps = st.lists(
 def test_auroc_counts_pairs(cases: list[Scored]) -> None:
     wrong = [case.score for case in cases if case.wrong]
     right = [case.score for case in cases if not case.wrong]
-    found = auroc(cases, resamples=5).value
+    found = cluster_auroc(cases, resamples=5).value
     if not wrong or not right:
         assert math.isnan(found)
         return
@@ -211,7 +212,7 @@ def test_an_interval_of_auroc_is_wider_where_the_steps_of_a_question_go_together
             wrong = rng.random() < 0.3
             apart.append(Scored(f"{question}/{step}", wrong + rng.gauss(0, 1) + shift, wrong))
             together.append(Scored(str(question), apart[-1].score, wrong))
-    one, other = auroc(apart), auroc(together)
+    one, other = cluster_auroc(apart), cluster_auroc(together)
     assert one.value == other.value
     assert 0.5 < one.low < one.value < one.high
     assert other.high > other.value
@@ -220,3 +221,15 @@ def test_an_interval_of_auroc_is_wider_where_the_steps_of_a_question_go_together
 def test_area_is_the_mean_height_over_the_span() -> None:
     assert area_under([(1.0, 4.0), (0.0, 2.0)]) == pytest.approx(3.0)
     assert math.isnan(area_under([(1.0, 4.0)]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
+def test_auroc_is_the_share_of_pairs_in_the_right_order(drawn: list[tuple[int, bool]]) -> None:
+    signal, positive = [float(value) for value, _ in drawn], [kind for _, kind in drawn]
+    pairs = [
+        (high > low) + 0.5 * (high == low)
+        for high, is_positive in zip(signal, positive, strict=True) if is_positive
+        for low, other in zip(signal, positive, strict=True) if not other
+    ]  # fmt: skip
+    found = auroc(signal, positive)
+    assert math.isnan(found) if not pairs else found == pytest.approx(statistics.fmean(pairs))

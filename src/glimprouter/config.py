@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -17,13 +18,26 @@ __version__ = "0.1.0"
 
 Side = Literal["small", "large"]
 SIDES: tuple[Side, Side] = ("small", "large")
-PATTERN_SIDES: dict[str, Side] = {"s": "small", "L": "large"}
 
 PUBLISHED_THRESHOLD_NATS = 0.9
 """The paper's tau. It does not travel between pairs: calibrate."""
 
 SURE_DRAFT = 0.75
 """A draft model stops proposing where its likeliest token is less probable than this."""
+
+
+SPLITTERS = {"blank-line": 0, "sentence": 0, "discourse": 0, "tokens": 64}
+"""Where steps may end, by name, with the tokens that `NAME(n)` sets; 0: it takes no number."""
+
+
+def parse_splitter(text: str) -> tuple[str, int]:
+    """Name and number of tokens. Raises ConfigError for what names no splitter."""
+    match = re.fullmatch(r"([a-z-]+)(?:\((\d{1,6})\))?", text)
+    name, number = match.groups() if match else (text, None)
+    if name not in SPLITTERS or (number is not None and not (SPLITTERS[name] and int(number))):
+        shown = ", ".join(f"{one} or {one}(n)" if tokens else one for one, tokens in SPLITTERS.items())
+        raise ConfigError(f"splitter is {text!r}; accepted: {shown}, with n a number of tokens", field="splitter")
+    return name, SPLITTERS[name] if number is None else int(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +78,31 @@ REFUSED_SAMPLING = {
 """Sampling fields other programs know and this one refuses by name, with the reason."""
 
 
+Param = bool | int | float | str | list[str]
+"""A policy's own option, as TOML writes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
-    `pattern` is for the policy of that name: a letter for each step, s (small) or L (large).
-
+    `params` are options that only the policy named knows; it checks them (`policies.check_policy`).
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
     `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
-    writing once it has taken over, for engines where coming back is dear.
+    writing once it has taken over, for engines where coming back is dear. `splitter_moves`: a TOML file of phrases
+    that open a step, besides those that ship, for the splitter discourse.
     """
 
     policy: str = "glimpse"
     threshold: float | None = None
     random_p: float = 0.5
-    pattern: str = ""
     first_large_steps: int = 0
     answer_by: Side = "large"
     min_step_tokens: int = 4
     max_step_tokens: int = 512
+    splitter: str = "blank-line"
+    splitter_moves: str = ""
     max_thinking_tokens: int = 8192
     max_answer_tokens: int = 2048
     glimpse_top: int = 20
@@ -94,18 +113,18 @@ class Routing:
     warm_beside_calls: int = 0
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
+    params: dict[str, Param] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
             _number("threshold", self.threshold, 0.0, 100.0)
         _number("random_p", self.random_p, 0.0, 1.0)
-        if not set(self.pattern) <= PATTERN_SIDES.keys():
-            raise ConfigError(f"pattern is {self.pattern!r}; accepted: a letter s or L for each step", field="pattern")
         _number("first_large_steps", self.first_large_steps, 0, 10**6)
         if self.answer_by not in ("small", "large"):
             raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")
         _number("min_step_tokens", self.min_step_tokens, 0, 10**4)
         _number("max_step_tokens", self.max_step_tokens, 1, 10**6)
+        parse_splitter(self.splitter)
         _number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
         _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
         _number("glimpse_top", self.glimpse_top, 2, 1000)
@@ -157,10 +176,12 @@ def named_model(text: str, names: dict[str, str | Model]) -> Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
-    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say."""
+    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say. `reward` is the address
+    of a process reward model, for policies that ask one."""
 
     small: str | None = None
     large: str | None = None
+    reward: str | None = None
     speculate: int = 0
     models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
@@ -228,8 +249,11 @@ def _in_words(expected: Any) -> str:
     if origin is Literal:
         return ", ".join(options)
     if origin is dict:
-        return "a table of texts and tables"
-    if origin is tuple:
+        of_models = Model in typing.get_args(options[1])
+        return (
+            "a table of texts and tables" if of_models else "a table of numbers, texts, true or false, lists of texts"
+        )
+    if origin in (tuple, list):
         return "a text or a list of texts"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
 
@@ -242,8 +266,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return value in options
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if origin in (tuple, list):
+        return isinstance(value, origin) and all(isinstance(item, str) for item in value)
     if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int:

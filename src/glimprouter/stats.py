@@ -206,7 +206,7 @@ class _Ranked:
         )
 
 
-def auroc(cases: Sequence[Scored], *, resamples: int = RANKING_RESAMPLES, seed: int = 0) -> Estimate:
+def cluster_auroc(cases: Sequence[Scored], *, resamples: int = RANKING_RESAMPLES, seed: int = 0) -> Estimate:
     """How often a wrong step scores above a right one (ties count half); its interval by drawing questions."""
     return _ranking(cases, _Ranked.auroc, resamples, seed)
 
@@ -234,3 +234,20 @@ def area_under(points: Sequence[tuple[float, float]]) -> float:
     if span <= 0.0:
         return math.nan
     return sum((b - a) * (c + d) / 2.0 for (a, c), (b, d) in itertools.pairwise(ordered)) / span
+
+
+def auroc(signal: Sequence[float], positive: Sequence[bool]) -> float:
+    """How often a positive has the higher signal than a negative, ties counted half; NaN where one kind is missing."""
+    order = sorted(range(len(signal)), key=signal.__getitem__)
+    positives, negatives = sum(positive), len(positive) - sum(positive)
+    twice_rank_sum = start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and signal[order[end]] == signal[order[start]]:
+            end += 1
+        # Equal signals share the mean of their ranks, start + 1 to end.
+        twice_rank_sum += (start + 1 + end) * sum(positive[place] for place in order[start:end])
+        start = end
+    if not (positives and negatives):
+        return math.nan
+    return (twice_rank_sum / 2 - positives * (positives + 1) / 2) / (positives * negatives)

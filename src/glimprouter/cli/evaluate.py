@@ -18,7 +18,7 @@ from glimprouter.evaluate import profiles
 from glimprouter.evaluate.budget import Budget
 from glimprouter.evaluate.folder import Mode, RunFolder
 from glimprouter.evaluate.job import PILOT_QUESTIONS
-from glimprouter.evaluate.methods import METHODS, check_methods
+from glimprouter.evaluate.methods import METHODS, PLAIN_METHODS, check_methods
 from glimprouter.evaluate.prices import parse_prices
 from glimprouter.evaluate.questions import draw, require_gym
 from glimprouter.evaluate.suites import tiny as suite
@@ -41,7 +41,7 @@ for part in evaluate_show.commands:
 @sampling_options
 @click.option("--n", "questions", type=int, help=f"Questions in all, evenly over six families [default: {QUESTIONS}].")
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
-@click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: all that the engines can do].")
+@click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
 @click.option("--threshold", type=float, help="Of glimpse, in nats [default: the pair's own, else 0.9].")
 @click.option("--random-p", type=float, help="Random's probability, at about glimpse's share [default: from a pilot].")
 @click.option("--random-grid", metavar="P,P,…", help="More of Random, to match methods of any large share.")

@@ -21,7 +21,7 @@ from glimprouter.evaluate.cpu import CpuMeter
 from glimprouter.evaluate.folder import Mode, RunFolder, Settings, ThresholdSource, model_card, model_file, new_card
 from glimprouter.evaluate.job import CalibrationRun, Collection, Comparison
 from glimprouter.evaluate.job import Progress as Event
-from glimprouter.evaluate.methods import METHODS
+from glimprouter.evaluate.methods import PLAIN_METHODS, needs_reward
 from glimprouter.evaluate.run import Grader, Runner
 from glimprouter.evaluate.suites.tiny import Problem
 from glimprouter.evaluate.unstreamed import can_complete
@@ -65,7 +65,9 @@ def fill(wish: Wish) -> None:
 async def _run(wish: Wish) -> None:
     console = console_for(stderr=True)
     config = wish.config
-    async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
+    async with open_pair(
+        config.small, config.large, names=config.models, reward=config.reward, speculate=config.speculate
+    ) as pair:
         warn(pair)
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
@@ -81,7 +83,13 @@ def _settings(wish: Wish, pair: Pair) -> Settings:
         raise ConfigError(
             f"--methods names {UNSTREAMED}, but the large engine can only stream; leave it out", field="methods"
         )
-    methods = wish.methods or tuple(name for name in METHODS if name != UNSTREAMED or can_complete(pair.large))
+    if needs_reward(wish.methods or ()) and pair.reward is None:
+        raise ConfigError(
+            "--methods names rsd, which asks a process reward model, and there is none: name the address of one with "
+            "--reward, or leave it out",
+            field="methods",
+        )
+    methods = wish.methods or tuple(name for name in PLAIN_METHODS if name != UNSTREAMED or can_complete(pair.large))
     return Settings(
         suite=wish.suite,
         mode=wish.mode,
@@ -137,6 +145,7 @@ def _job(wish: Wish, asked: Settings, pair: Pair) -> AsyncIterator[Event]:
         meter=None if remote else CpuMeter(),
         concurrency=wish.concurrency,
         budget=wish.budget,
+        reward=pair.reward,
     )
     if wish.mode == "calibrate":
         return CalibrationRun(runner, wish.folder, asked, questions=questions).run()

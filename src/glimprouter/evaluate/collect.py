@@ -25,6 +25,7 @@ from glimprouter.flow.engine import Engine, Token, Usage
 from glimprouter.flow.glimpse import Glimpse, glimpse_of
 from glimprouter.flow.prompt import Prompt, Prompter
 from glimprouter.flow.request import ask
+from glimprouter.flow.splitters import make_splitter
 from glimprouter.flow.steps import Mark, Splitter
 from glimprouter.flow.writer import derived_seed
 
@@ -121,11 +122,7 @@ class Collector:
         seed = answer_seed(self._sampling.seed, problem.id, sample)
         prompts = await self._prompter.open(ask(problem.question, routing=self._routing, sampling=self._sampling))
         contexts = {side: list(prompts[side].ids) for side in SIDES}
-        splitter = Splitter(
-            close_tag=prompts["small"].format.close_tag,
-            min_step_tokens=self._routing.min_step_tokens,
-            max_step_tokens=self._routing.max_step_tokens,
-        )
+        splitter = make_splitter(self._routing, close_tag=prompts["small"].format.close_tag)
         room = min(self._routing.max_thinking_tokens, *(prompts[side].room_tokens for side in SIDES))
         steps: list[CollectedStep] = []
         tokens = 0

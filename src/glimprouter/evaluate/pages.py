@@ -44,7 +44,7 @@ def _origin(card: Card) -> Points:
     return Points(
         (
             f"pair {card.pair_fingerprint}: {card.small.model} and {card.large.model}",
-            f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {sampling.seed}, "
+            f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {sampling.seed}",
             f"threshold {card.settings.threshold_nats:.4g} nats ({card.settings.threshold_source})",
             ", ".join(f"{name} {what}" for name, what in card.machine.items()),
             versions,

@@ -27,4 +27,6 @@ def with_patterns(todo: Iterable[Slot], pilot: Sequence[Outcome], *, seed: int) 
             continue
         patterns = by_family.get(slot.problem.family, everything)
         drawn = random.Random(f"{seed}/{slot.problem.id}/{slot.sample}").choice(patterns)
-        yield replace(slot, method=replace(slot.method, routing=replace(slot.method.routing, pattern=drawn)))
+        yield replace(
+            slot, method=replace(slot.method, routing=replace(slot.method.routing, params={"pattern": drawn}))
+        )

@@ -14,7 +14,7 @@ from glimprouter.evaluate.case_study import verdict
 from glimprouter.evaluate.collect import Collected, StepDraft
 from glimprouter.flow.glimpse import Glimpse
 from glimprouter.flow.trace import Trace
-from glimprouter.stats import UNKNOWN, Estimate, Scored, auroc, cluster_mean, escalation_area
+from glimprouter.stats import UNKNOWN, Estimate, Scored, cluster_auroc, cluster_mean, escalation_area
 
 
 def varentropy(glimpse: Glimpse) -> float:
@@ -151,7 +151,7 @@ def compare_signals(steps: Sequence[SignalStep]) -> SignalTable:
             Scored(step.question, step.signals[name], bool(step.wrong), step.large_right is not False)
             for step in checked
         ]
-        rows.append(SignalRow(name, auroc(cases), escalation_area(cases) if asked else UNKNOWN))
+        rows.append(SignalRow(name, cluster_auroc(cases), escalation_area(cases) if asked else UNKNOWN))
     rows.sort(key=lambda row: -row.auroc.value if not math.isnan(row.auroc.value) else 0.0)
     right_alone = statistics.fmean([not step.wrong for step in checked] or [math.nan])
     right_sent = statistics.fmean([step.large_right is not False for step in checked] or [math.nan])

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glimprouter.config import PATTERN_SIDES, SIDES
+from glimprouter.config import SIDES, Side
+from glimprouter.errors import ConfigError
 from glimprouter.flow.moves import Plan, Write
 from glimprouter.flow.trace import Trace
+
+LETTERS: dict[str, Side] = {"s": "small", "L": "large"}
 
 
 @dataclass(frozen=True, slots=True)
 class PatternPolicy:
     """`pattern` has a letter for each step: s for small, L for large."""
 
-    pattern: str
+    pattern: str = ""
 
     authors = SIDES
+
+    def __post_init__(self) -> None:
+        if not set(self.pattern) <= LETTERS.keys():
+            raise ConfigError(f"pattern is {self.pattern!r}; accepted: a letter s or L for each step", field="pattern")
 
     def plan(self, trace: Trace) -> Plan:
         yield from ()
         step = len(trace.steps)
-        return Write(PATTERN_SIDES[self.pattern[step]] if step < len(self.pattern) else "small")
+        return Write(LETTERS[self.pattern[step]] if step < len(self.pattern) else "small")
 
     def describe(self) -> str:
         return f"pattern({self.pattern})"
