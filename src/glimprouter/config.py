@@ -42,13 +42,13 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0.0, 5.0)
-        _number("top_p", self.top_p, 0.0, 1.0, above=True)
-        _number("top_k", self.top_k, 0, 10**6)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _number("seed", self.seed, 0, 2**63 - 1)
+        number("temperature", self.temperature, 0.0, 5.0)
+        number("top_p", self.top_p, 0.0, 1.0, above=True)
+        number("top_k", self.top_k, 0, 10**6)
+        number("min_p", self.min_p, 0.0, 1.0)
+        number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        number("seed", self.seed, 0, 2**63 - 1)
 
 
 REFUSED_SAMPLING = {
@@ -63,10 +63,16 @@ REFUSED_SAMPLING = {
 """Sampling fields other programs know and this one refuses by name, with the reason."""
 
 
+Param = bool | int | float | str | list[str]
+"""A policy's own option, as TOML writes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
+    `signal` is the number of a glimpse that the threshold is of; None: the calibrated one, else entropy.
+    `params` are options that only the policy named knows; it checks them (`policies.check_policy`).
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
     `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
@@ -75,6 +81,7 @@ class Routing:
 
     policy: str = "glimpse"
     threshold: float | None = None
+    signal: str | None = None
     random_p: float = 0.5
     first_large_steps: int = 0
     answer_by: Side = "large"
@@ -90,24 +97,25 @@ class Routing:
     warm_beside_calls: int = 0
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
+    params: dict[str, Param] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
-            _number("threshold", self.threshold, 0.0, 100.0)
-        _number("random_p", self.random_p, 0.0, 1.0)
-        _number("first_large_steps", self.first_large_steps, 0, 10**6)
+            number("threshold", self.threshold, 0.0, 100.0)
+        number("random_p", self.random_p, 0.0, 1.0)
+        number("first_large_steps", self.first_large_steps, 0, 10**6)
         if self.answer_by not in ("small", "large"):
             raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")
-        _number("min_step_tokens", self.min_step_tokens, 0, 10**4)
-        _number("max_step_tokens", self.max_step_tokens, 1, 10**6)
-        _number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
-        _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
-        _number("glimpse_top", self.glimpse_top, 2, 1000)
-        _number("loop_repeats", self.loop_repeats, 2, 1000)
-        _number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
-        _number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
-        _number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
-        _number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
+        number("min_step_tokens", self.min_step_tokens, 0, 10**4)
+        number("max_step_tokens", self.max_step_tokens, 1, 10**6)
+        number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
+        number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
+        number("glimpse_top", self.glimpse_top, 2, 1000)
+        number("loop_repeats", self.loop_repeats, 2, 1000)
+        number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
+        number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
+        number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
+        number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ class Model:
     def __post_init__(self) -> None:
         if not self.at or not all(self.at):
             raise ConfigError("at is empty; give a file, a folder or one address for each replica", field="at")
-        _number("speculate", self.speculate, 0, 64)
+        number("speculate", self.speculate, 0, 64)
 
 
 def model_at(text: str) -> Model:
@@ -161,7 +169,7 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        _number("speculate", self.speculate, 0, 64)
+        number("speculate", self.speculate, 0, 64)
 
 
 def load_config(path: Path) -> Config:
@@ -222,8 +230,8 @@ def _in_words(expected: Any) -> str:
     if origin is Literal:
         return ", ".join(options)
     if origin is dict:
-        return "a table of texts and tables"
-    if origin is tuple:
+        return "a table"
+    if origin in (tuple, list):
         return "a text or a list of texts"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
 
@@ -236,8 +244,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return value in options
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if origin in (tuple, list):
+        return isinstance(value, origin) and all(isinstance(item, str) for item in value)
     if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int:
@@ -245,8 +253,11 @@ def _fits(value: Any, expected: Any) -> bool:
     return isinstance(value, expected)
 
 
-def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """`low <= value <= high`, or `low < value` where `above`; never NaN. Whole bounds ask for a whole number."""
+def number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    """Raises ConfigError unless `low <= value <= high`, or `low < value` where `above`; NaN never passes.
+
+    Whole bounds ask for a whole number.
+    """
     kind, noun = (int, "a whole number") if isinstance(low, int) else ((int, float), "a number")
     bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
     fits = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high

@@ -19,11 +19,13 @@ from glimprouter.errors import ContextError, EngineError
 from glimprouter.flow.answer import Event, Finished, Started
 from glimprouter.flow.dispatch import Dispatch
 from glimprouter.flow.engine import Engine, Session
+from glimprouter.flow.prior import Calibrated
 from glimprouter.flow.prompt import Prompt, Prompter
 from glimprouter.flow.request import Request
 from glimprouter.flow.trace import ModelUsage, Trace
 from glimprouter.flow.writer import Traffic, Writer, WriterPair
 from glimprouter.policies import make_policy
+from glimprouter.policies.priors import Priors
 
 
 class Router:
@@ -35,11 +37,18 @@ class Router:
         large: Engine,
         *,
         threshold_nats: float | None = None,
+        calibrated: Calibrated | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`threshold_nats` is the pair's calibrated one; without it the published 0.9 applies."""
+        """`threshold_nats` is the pair's calibrated one; without it the published 0.9 applies.
+
+        `calibrated` is all that a profile holds, the threshold included.
+        """
         self._engines: dict[Side, Engine] = {"small": small, "large": large}
-        self._threshold_nats = PUBLISHED_THRESHOLD_NATS if threshold_nats is None else threshold_nats
+        self._calibrated = calibrated or Calibrated(
+            PUBLISHED_THRESHOLD_NATS if threshold_nats is None else threshold_nats
+        )
+        self._priors = Priors()
         self._traffic: dict[Side, Traffic] = {"small": Traffic(), "large": Traffic()}
         self._prompter = Prompter(small, large)
         self._clock = clock
@@ -50,12 +59,14 @@ class Router:
         Raises InputError before anything is written. An engine that fails later ends the answer instead: `Finished`
         comes with `trace.error` set and everything written so far.
         """
-        routing = request.routing
-        threshold_nats = self._threshold_nats if routing.threshold is None else routing.threshold
-        policy = make_policy(routing, threshold_nats=threshold_nats, seed=request.sampling.seed)
+        known = self._calibrated
+        routing = known.fill(request.routing)
+        threshold = known.threshold if routing.threshold is None else routing.threshold
+        policy = make_policy(routing, threshold_nats=threshold, seed=request.sampling.seed, scale=known.scale)
         begun = self._clock()
         prompts = await self._prompter.open(request)
         trace = self._new_trace(request, policy.describe(), prompts)
+        loan = self._priors.lend(routing, known, trace)
         try:
             yield Started(trace)
             async with self._writers(request, trace, prompts) as writers:
@@ -75,6 +86,8 @@ class Router:
             raise
         finally:
             trace.wall_ms = (self._clock() - begun) * 1000
+            if loan:
+                loan.repay()
         yield Finished(trace)
 
     async def answer(self, request: Request) -> Trace:

@@ -75,7 +75,7 @@ class Dispatch:
                 if not self._request.routing.overlap:
                     await self._pair.other(move.who).stop()
                 self._opened |= not writer.is_open
-                glimpse = await writer.look(len(self._trace.steps))
+                glimpse = await writer.look(len(self._trace.steps), move.tokens)
                 self._glimpses[move.who] = glimpse
                 move = plan.send(glimpse)
         except StopIteration as verdict:

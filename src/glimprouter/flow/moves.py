@@ -13,9 +13,13 @@ from glimprouter.flow.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Look at the first visible token of the next step as `who` sees it. Free if `who` then writes the step."""
+    """Look at the first visible token of the next step as `who` sees it, and at the `tokens` - 1 after it.
+
+    Free if `who` then writes the step: what was read is its beginning.
+    """
 
     who: Side = "small"
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,6 @@ class StepPolicy(Protocol):
         ...
 
 
-def probe(who: Side = "small") -> Generator[Probe, Glimpse, Glimpse]:
+def probe(who: Side = "small", tokens: int = 1) -> Generator[Probe, Glimpse, Glimpse]:
     """`glimpse = yield from probe()` inside a plan."""
-    return (yield Probe(who))
+    return (yield Probe(who, tokens))

@@ -15,6 +15,7 @@ import msgspec
 from glimprouter.config import Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
+from glimprouter.flow.prior import Prior
 
 TRACE_VERSION = 1
 
@@ -76,7 +77,10 @@ class AnswerText(msgspec.Struct, kw_only=True):
 
 
 class Trace(msgspec.Struct, kw_only=True):
-    """Everything that happened for one answer. `router_close` is text the router set to close the thought."""
+    """Everything that happened for one answer. `router_close` is text the router set to close the thought.
+
+    `prior` is what the policy knew of earlier answers, where it keeps anything of them.
+    """
 
     version: int = TRACE_VERSION
     id: str
@@ -85,6 +89,7 @@ class Trace(msgspec.Struct, kw_only=True):
     answer_by: Side
     sampling: Sampling
     messages: list[dict[str, str]]
+    prior: Prior | None = None
     small: ModelUsage
     large: ModelUsage
     steps: list[Step] = []
