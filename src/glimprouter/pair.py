@@ -15,6 +15,7 @@ from glimprouter.engines import open_engine
 from glimprouter.engines.findings import Finding
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
+from glimprouter.flow.prior import Calibrated
 from glimprouter.router import Router
 
 TINY_SMALL, TINY_LARGE, TINY_WEAK = "tiny-small", "tiny-large", "tiny-weak"
@@ -39,8 +40,11 @@ class Pair:
     findings: tuple[Finding, ...] = ()
     """What a look at both engines gave to be warned of; empty for the pair that ships."""
 
+    calibrated: Calibrated | None = None
+    """What a profile holds, where one was given."""
+
     def router(self) -> Router:
-        return Router(self.small, self.large, threshold_nats=self.threshold_nats)
+        return Router(self.small, self.large, threshold_nats=self.threshold_nats, calibrated=self.calibrated)
 
 
 @asynccontextmanager
@@ -128,7 +132,7 @@ async def _screened(pair: Pair, routing: Routing) -> tuple[Finding, ...]:
     """What to be warned of. Raises PairError, with the finding's own words, for an engine that cannot do its part."""
     from glimprouter.engines.probe import screen  # the pair that ships is not looked at, and should not pay for it
 
-    glimpses = routing.policy == "glimpse"
+    glimpses = routing.policy not in ("small", "large", "random")
     both = await asyncio.gather(
         screen(pair.small, "small", top=routing.glimpse_top, glimpses=glimpses), screen(pair.large, "large", top=0)
     )

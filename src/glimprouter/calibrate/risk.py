@@ -125,7 +125,9 @@ def _likely_counts(trials: int, rate: float) -> list[tuple[int, float]]:
     """Numbers of successes with their probabilities, without those too rare to matter."""
     spread = 8.0 * math.sqrt(trials * rate * (1.0 - rate)) + 8.0
     low, high = max(0, math.floor(trials * rate - spread)), min(trials, math.ceil(trials * rate + spread))
-    return [(count, weight) for count in range(low, high + 1) if (weight := _binomial(count, trials, rate)) > NEGLIGIBLE]
+    return [
+        (count, weight) for count in range(low, high + 1) if (weight := _binomial(count, trials, rate)) > NEGLIGIBLE
+    ]
 
 
 def _binomial_at_most(successes: int, trials: int, rate: float) -> float:

@@ -53,7 +53,6 @@ class Search:
     at_most: bool = False
     rounds: int = 0
     _figures: dict[float, float] = field(default_factory=dict)
-    _values: list[float] = field(default_factory=list)
     _nearest_values: Sequence[float] = ()
 
     def take(self, threshold: float, figure: float, values: Sequence[float]) -> None:
