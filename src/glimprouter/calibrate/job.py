@@ -108,9 +108,11 @@ class Calibration:
         self._scale: ClassScale | None = None
         self._thresholds: set[float] = set()
 
-    async def result(self, aim: Aim, *, family: str | None = None, collect_large: bool = False) -> Result:
-        """The threshold for an aim, on all questions or on those of a family. Raises EngineError, and ConfigError for
-        an aim at accuracy without answers."""
+    async def result(
+        self, aim: Aim, *, family: str | None = None, collect_large: bool = False, whole_curve: bool = True
+    ) -> Result:
+        """The threshold for an aim, on all questions or on those of a family; the curve around it, unless it is not
+        wanted. Raises EngineError, and ConfigError for an aim at accuracy without answers."""
         questions = [one for one in self._questions if family in (None, one.family)]
         if aim.kind == "accuracy" and not all(one.answer for one in questions):
             raise ConfigError(
@@ -124,7 +126,7 @@ class Calibration:
         if aim.kind == "accuracy":
             return await self._for_accuracy(aim, questions)
         values = self.values(none)
-        if family is None:
+        if family is None and whole_curve:
             for share in CURVE_SHARES:
                 await self._at(threshold_at(values, share), questions)
         figure = self._figure(aim, large)
@@ -142,8 +144,20 @@ class Calibration:
 
     async def share_at(self, threshold: float, questions: Sequence[Question]) -> Point:
         """What a threshold gives on some questions."""
-        await self._small_alone(questions)
         return point_of(threshold, await self._at(threshold, questions), [], self._prices)
+
+    async def grid(self, questions: Sequence[Question], shares: Sequence[float]) -> list[float]:
+        """Rising thresholds that small alone predicts to give these shares of steps."""
+        values = self.values(await self._small_alone(questions))
+        return sorted({threshold_at(values, share) for share in shares})
+
+    async def right_of(self, threshold: float | None, questions: Sequence[Question]) -> list[bool]:
+        """Which questions are answered right at a threshold; None: by large alone."""
+        if threshold is None:
+            answers = await self._run("large", replace(self._routing, policy="large"), questions)
+        else:
+            answers = await self._at(threshold, questions)
+        return [bool(one.right) for one in answers]
 
     def values(self, answers: Sequence[Answer]) -> list[float]:
         """The signal of every step that was glimpsed."""
@@ -166,15 +180,11 @@ class Calibration:
     async def _for_accuracy(self, aim: Aim, questions: Sequence[Question]) -> Result:
         """Thresholds from the signals of one half of the questions, tested on the other."""
         half, test = dealt(questions)
-        values = self.values(await self._small_alone(half))
-        grid = sorted({threshold_at(values, share) for share in RISK_SHARES})
-        ids = [one.id for one in test]
-        large = [bool(one.right) for one in self._store.of("large", ids)]
-        seen = []
+        grid = await self.grid(half, RISK_SHARES)
+        large = await self.right_of(None, test)
+        seen = [paired(large, await self.right_of(threshold, test)) for threshold in grid]
         for threshold in grid:
-            await self._at(threshold, questions)
-            routed = [bool(one.right) for one in self._store.of(self._label(threshold), ids)]
-            seen.append(paired(large, routed))
+            await self._at(threshold, half)  # for the curve, which is of all questions
         passed = certified(seen, aim.value, aim.confidence)
         tested = tuple(
             Tested(

@@ -219,7 +219,7 @@ def _print(result: Result, families: dict[str, Result], console: Console) -> Non
     ):
         table.add_column(name, justify="right" if name else "left")
     for point in result.points:
-        threshold = f"{point.threshold:g}" if math.isfinite(point.threshold) else "small thinks alone"
+        threshold = f"{point.threshold:g}" if math.isfinite(point.threshold) else "small alone"
         estimates = (point.step_share, point.token_share, point.accuracy, point.latency_ratio, point.cost_ratio)
         table.add_row(threshold, *map(_shown, estimates), "chosen" if point is chosen else "")
     console.print(table)
@@ -256,4 +256,4 @@ def _tested(result: Result) -> Table:
 def _shown(one: Estimate) -> str:
     if math.isnan(one.value):
         return ""
-    return f"{one.value:.3f}" if math.isnan(one.low) else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    return f"{one.value:.2f}" if math.isnan(one.low) else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"

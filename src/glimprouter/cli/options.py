@@ -11,6 +11,7 @@ import click
 
 from glimprouter.config import SIDES, Config, Model, Routing, Sampling, Side, load_config, named_model
 from glimprouter.errors import ConfigError
+from glimprouter.pair import Pair
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CONFIG = {f.name: f.default for f in dataclasses.fields(Config)}
@@ -86,6 +87,43 @@ def routing_options(function: F) -> F:
         shown = "the pair's own, else 0.9" if default is None else default
         function = click.option(f"--{name}", type=kind, help=_with_default(text, shown))(function)
     return function
+
+
+def profile_options(function: F) -> F:
+    """--profile and what goes with it; `profile_choice` takes them."""
+    for option in (
+        click.option("--force-profile", is_flag=True, help="Use it with another pair than it was made for."),
+        click.option("--profile-family", metavar="NAME", help="Its threshold for a family of prompts."),
+        click.option(
+            "--profile", type=click.Path(path_type=Path), help="What `glimprouter calibrate --write FILE` found."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileChoice:
+    """The profile that was asked for, if one was."""
+
+    path: Path | None
+    family: str | None
+    force: bool
+
+    async def of(self, pair: Pair) -> Pair:
+        """The pair with its profile. Raises ConfigError for one that is another pair's."""
+        if self.path is None:
+            if self.family is not None:
+                raise ConfigError("--profile-family is given without --profile; give both", field="profile_family")
+            return pair
+        from glimprouter.calibrate.profile import with_profile  # only whoever has one pays for it
+
+        return await with_profile(pair, self.path, family=self.family, force=self.force)
+
+
+def profile_choice(options: dict[str, Any]) -> ProfileChoice:
+    """What --profile says, taken out of the options."""
+    return ProfileChoice(options.pop("profile"), options.pop("profile_family"), options.pop("force_profile"))
 
 
 def settings(options: dict[str, Any]) -> Config:
