@@ -1,8 +1,8 @@
 """Do calibrated thresholds hold on other questions? And how far does a threshold miss that is copied from another pair?
 
 For each small model (the pair's own, and the weaker one that ships) and each temperature: thresholds for shares of
-steps from `--questions` of the calibrate split; what they give on `--held-out` of the report split. The copied threshold
-is the own model's, given to the weaker one. `--families`: the same per family, each calibrated on its own questions.
+steps from `--questions` of the calibrate split; what they give on `--held-out` of the report split. The copied
+threshold is the own model's, given to the weaker one. `--families`: the same per family, each calibrated on its own.
 `--risk N` resamples N calibrations with a margin of accuracy from the answers of one run, and counts broken promises.
 """
 
