@@ -15,7 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from glimprouter.cli.loop import run
-from glimprouter.cli.options import pair_options, sampling_options, settings
+from glimprouter.cli.options import (
+    ProfileChoice,
+    pair_options,
+    profile_choice,
+    profile_options,
+    sampling_options,
+    settings,
+)
 from glimprouter.cli.screen import warn
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
 from glimprouter.errors import ConfigError, EngineError
@@ -61,6 +68,7 @@ def show(folder: Path) -> None:
 @command.command("tiny")
 @pair_options
 @sampling_options
+@profile_options
 @click.option("--n", "questions", type=int, help=f"Questions in all, evenly over six families [default: {QUESTIONS}].")
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
 @click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
@@ -78,6 +86,7 @@ def tiny(
     **options: Any,
 ) -> None:  # fmt: skip
     """Six families of small problems, made for the tiny pair; other pairs can be put in its place."""
+    profile = profile_choice(options)
     config = settings(options)
     _check(calibrate, sweep, target_share, write_profile, samples)
     require_gym()
@@ -95,6 +104,7 @@ def tiny(
         samples=samples,
         random_p=random_p,
         target_share=target_share,
+        profile=profile,
         folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
     )
     try:
@@ -121,6 +131,7 @@ class _Wish:
     samples: int
     random_p: float | None
     target_share: float
+    profile: ProfileChoice
     folder: RunFolder
 
 
@@ -154,6 +165,12 @@ async def _run(wish: _Wish) -> None:
         config.small, config.large, names=config.models, reward=config.reward, speculate=config.speculate
     ) as pair:
         warn(pair)
+        pair = await wish.profile.of(pair)
+        if pair.calibrated is not None and pair.calibrated.signal != "entropy":
+            raise ConfigError(
+                f"--profile is for signal {pair.calibrated.signal!r}; evaluate compares thresholds of entropy",
+                field="profile",
+            )
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)

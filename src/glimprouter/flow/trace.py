@@ -15,6 +15,7 @@ import msgspec
 from glimprouter.config import Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
+from glimprouter.flow.prior import Prior
 
 TRACE_VERSION = 1
 
@@ -135,6 +136,7 @@ class Trace(msgspec.Struct, kw_only=True):
 
     `reward` is what a reward model did for it. `attempts` are whole answers that were asked for on the way to this one
     and do not stand in it; their cost is in `small`, `large` and `wall_ms`, their tokens among the discarded.
+    `prior` is what the policy knew of earlier answers, where it keeps anything of them.
     """
 
     version: int = TRACE_VERSION
@@ -144,6 +146,7 @@ class Trace(msgspec.Struct, kw_only=True):
     answer_by: Side
     sampling: Sampling
     messages: list[dict[str, str]]
+    prior: Prior | None = None
     small: ModelUsage
     large: ModelUsage
     reward: ModelUsage | None = None
