@@ -159,10 +159,12 @@ def named_model(text: str, names: dict[str, str | Model]) -> Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
-    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say."""
+    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say. `reward` is the address
+    of a process reward model, for policies that ask one."""
 
     small: str | None = None
     large: str | None = None
+    reward: str | None = None
     speculate: int = 0
     models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
@@ -230,7 +232,10 @@ def _in_words(expected: Any) -> str:
     if origin is Literal:
         return ", ".join(options)
     if origin is dict:
-        return "a table"
+        of_models = Model in typing.get_args(options[1])
+        return (
+            "a table of texts and tables" if of_models else "a table of numbers, texts, true or false, lists of texts"
+        )
     if origin in (tuple, list):
         return "a text or a list of texts"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
