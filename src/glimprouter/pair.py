@@ -27,9 +27,9 @@ SHIPPED = frozenset({TINY_SMALL, TINY_LARGE, TINY_WEAK})
 
 UNCALIBRATED = (
     f"no profile for this pair: the published threshold of {PUBLISHED_THRESHOLD_NATS} nats is used, which does not "
-    "travel between pairs. `glimprouter calibrate --prompts FILE --write PROFILE` finds this pair's, from prompts of "
-    "yours: pass it with --profile. (Or collect answers with --trace FILE; `glimprouter trace summary FILE` lists "
-    "which threshold gives which large share: pass one with --threshold.)"
+    "travel between pairs. `glimprouter calibrate --prompts FILE --write PROFILE` finds this pair's own: pass it with "
+    "--profile. (Or collect answers with --trace FILE: `glimprouter trace summary FILE` lists which threshold gives "
+    "which large share; pass one with --threshold.)"
 )
 
 
@@ -50,11 +50,7 @@ class Pair:
 
     def router(self) -> Router:
         return Router(
-            self.small,
-            self.large,
-            reward=self.reward,
-            threshold_nats=self.threshold_nats,
-            calibrated=self.calibrated,
+            self.small, self.large, reward=self.reward, threshold_nats=self.threshold_nats, calibrated=self.calibrated
         )
 
 

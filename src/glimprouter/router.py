@@ -48,8 +48,8 @@ class Router:
     ) -> None:
         """`threshold_nats` is the pair's calibrated one; without it the published 0.9 applies.
 
-        `reward` is the reward model that policies may ask; most ask none. `calibrated` is all that a profile holds, the
-        threshold included.
+        `calibrated` is all that a profile holds, the threshold included.
+        `reward` is the reward model that policies may ask; most ask none.
         """
         self._engines: dict[Side, Engine] = {"small": small, "large": large}
         self._calibrated = calibrated or Calibrated(
@@ -67,7 +67,8 @@ class Router:
         `policy` stands in for the one that the request names. Raises InputError before anything is written. An engine
         that fails later ends the answer instead: `Finished` comes with `trace.error` set and everything written so far.
         """
-        routing = self._calibrated.fill(request.routing)
+        known = self._calibrated
+        routing = known.fill(request.routing)
         begun = self._clock()
         policy = policy or await self._policy_for(routing, request.sampling.seed)
         prompts = await self._prompter.open(request)
@@ -117,6 +118,7 @@ class Router:
             routing,
             threshold_nats=known.threshold if routing.threshold is None else routing.threshold,
             seed=seed,
+            scale=known.scale,
             fitted=await self.fitted(routing.policy),
             has_reward=self._judges.reward is not None,
             scale=known.scale,

@@ -134,9 +134,9 @@ class AnswerText(msgspec.Struct, kw_only=True):
 class Trace(msgspec.Struct, kw_only=True):
     """Everything that happened for one answer. `router_close` is text the router set to close the thought.
 
+    `prior` is what the policy knew of earlier answers, where it keeps anything of them.
     `reward` is what a reward model did for it. `attempts` are whole answers that were asked for on the way to this one
     and do not stand in it; their cost is in `small`, `large` and `wall_ms`, their tokens among the discarded.
-    `prior` is what the policy knew of earlier answers, where it keeps anything of them.
     """
 
     version: int = TRACE_VERSION

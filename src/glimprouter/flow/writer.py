@@ -209,12 +209,6 @@ class Writer:
                 return _certain(token)
         raise AssertionError("unreachable")
 
-    async def peek(self, place: int, step_index: int) -> Token:
-        """A token to come, 0 being the next; it stays ahead, to be taken or thrown away."""
-        while len(self._ahead) <= place:
-            self._ahead.append(await self._draw(step_index))
-        return self._ahead[place]
-
     async def _look_further(self, step_index: int, place: int, count: int) -> tuple[float, ...]:
         """Entropies (nats) of `count` tokens after the one at `place`; fewer where paragraph or thought end."""
         seen: list[float] = []
@@ -224,13 +218,17 @@ class Writer:
             if before.finish is not None or any(end in before.text for end in ends):
                 break
             place += 1
-            if place == len(self._ahead):
-                self._ahead.append(await self._draw(step_index))
-            token = self._ahead[place]
+            token = await self.peek(place, step_index)
             if token.id < 0 or not token.top:
                 break
             seen.append(glimpse_of(token, self.facts.vocabulary_size).entropy_nats)
         return tuple(seen)
+
+    async def peek(self, place: int, step_index: int) -> Token:
+        """A token to come, 0 being the next; it stays ahead, to be taken or thrown away."""
+        while len(self._ahead) <= place:
+            self._ahead.append(await self._draw(step_index))
+        return self._ahead[place]
 
     async def take(self, step_index: int) -> Token:
         """The next token, now part of this writer's text."""

@@ -68,7 +68,7 @@ ADAPTIVE: dict[str, tuple[Callable[[Any, float, Signal], StepPolicy], type[Any]]
     "hysteresis": (Hysteresis, HysteresisOptions),
     "instance": (Instance, InstanceOptions),
 }
-"""Those that follow what the answer, or answers before it, have shown; each with its options."""
+"""Policies made from options of their own, a threshold and its signal: they follow what answers have shown."""
 
 POLICIES = (*PLAIN, *WITH_PARAMS, *ADAPTIVE)
 """All names, in the order in which they are told."""
@@ -87,14 +87,10 @@ def check_policy(name: str, params: Mapping[str, Param] = MappingProxyType({})) 
     if name in WITH_PARAMS:
         check_params(WITH_PARAMS[name], name, params)
     elif name in ADAPTIVE:
-        _adaptive_options(name, params)
+        from_table(ADAPTIVE[name][1], dict(params), where=f"policy {name}", prefix="params.")
     elif params:
         given = ", ".join(params)
         raise ConfigError(f"policy {name} takes no params, and is given {given}; leave them out", field="params")
-
-
-def _adaptive_options(name: str, params: Mapping[str, Param]) -> Any:
-    return from_table(ADAPTIVE[name][1], dict(params), where=f"policy {name}", prefix="params.")
 
 
 def make_policy(
@@ -105,11 +101,14 @@ def make_policy(
     fitted: Mapping[str, Param] = MappingProxyType({}),
     scale: ClassScale | None = None,
     has_reward: bool = False,
+    scale: ClassScale | None = None,
 ) -> StepPolicy:
     """The policy that `routing` names; the threshold is of the signal it names.
 
     `fitted` are options that hold for the pair where it says nothing else; `scale` is the pair's, for the signal that
     is measured on one.
+
+    The threshold is of the signal that `routing` names; `scale` is the pair's, for the signal measured on one.
 
     Raises ConfigError for an unknown one, for bad options, and where it needs a reward model and there is none.
     """
@@ -125,7 +124,8 @@ def make_policy(
     if name in PLAIN:
         policy = PLAIN[name](Terms(routing, threshold_nats, seed, signal))
     elif name in ADAPTIVE:
-        policy = ADAPTIVE[name][0](_adaptive_options(name, routing.params), threshold_nats, signal)
+        make, options = ADAPTIVE[name]
+        policy = make(from_table(options, dict(routing.params), where=name, prefix="params."), threshold_nats, signal)
     else:
         policy = policy_from(WITH_PARAMS[name], name, {**fitted, **routing.params})
     if routing.small_min_stay_steps > 1 or routing.large_min_stay_steps > 1:
