@@ -73,7 +73,7 @@ class Router:
         policy = policy or await self._policy_for(routing, request.sampling.seed)
         prompts = await self._prompter.open(request)
         trace = self._new_trace(request, policy.describe(), prompts)
-        loan = self._priors.lend(routing, self._calibrated, trace)
+        loan = self._priors.lend(routing, known, trace)
         try:
             yield Started(trace)
             async with self._writers(request, trace, prompts) as writers:
@@ -121,7 +121,6 @@ class Router:
             scale=known.scale,
             fitted=await self.fitted(routing.policy),
             has_reward=self._judges.reward is not None,
-            scale=known.scale,
         )
 
     def _writers(self, request: Request, trace: Trace, prompts: dict[Side, Prompt]) -> WriterPair:

@@ -97,7 +97,7 @@ class Decision:
     async def _probe(self, who: Side, tokens: int) -> Glimpse:
         writer = self._pair[who]
         if not self._request.routing.overlap:
-            await self._pair.other(move.who).stop()
+            await self._pair.other(who).stop()
         self.opened |= not writer.is_open
         glimpse = await writer.look(len(self._trace.steps), tokens)
         self._glimpses[who] = glimpse

@@ -99,14 +99,10 @@ def make_policy(
     threshold_nats: float,
     seed: int,
     fitted: Mapping[str, Param] = MappingProxyType({}),
-    scale: ClassScale | None = None,
     has_reward: bool = False,
     scale: ClassScale | None = None,
 ) -> StepPolicy:
-    """The policy that `routing` names; the threshold is of the signal it names.
-
-    `fitted` are options that hold for the pair where it says nothing else; `scale` is the pair's, for the signal that
-    is measured on one.
+    """The policy that `routing` names; `fitted` are options that hold for the pair where it says nothing else.
 
     The threshold is of the signal that `routing` names; `scale` is the pair's, for the signal measured on one.
 
