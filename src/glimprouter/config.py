@@ -57,13 +57,13 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0.0, 5.0)
-        _number("top_p", self.top_p, 0.0, 1.0, above=True)
-        _number("top_k", self.top_k, 0, 10**6)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _number("seed", self.seed, 0, 2**63 - 1)
+        number("temperature", self.temperature, 0.0, 5.0)
+        number("top_p", self.top_p, 0.0, 1.0, above=True)
+        number("top_k", self.top_k, 0, 10**6)
+        number("min_p", self.min_p, 0.0, 1.0)
+        number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        number("seed", self.seed, 0, 2**63 - 1)
 
 
 REFUSED_SAMPLING = {
@@ -86,6 +86,7 @@ Param = bool | int | float | str | list[str]
 class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
+    `signal` is the number of a glimpse that the threshold is of; None: the calibrated one, else entropy.
     `params` are options that only the policy named knows; it checks them (`policies.check_policy`).
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
@@ -96,6 +97,7 @@ class Routing:
 
     policy: str = "glimpse"
     threshold: float | None = None
+    signal: str | None = None
     random_p: float = 0.5
     first_large_steps: int = 0
     answer_by: Side = "large"
@@ -117,22 +119,22 @@ class Routing:
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
-            _number("threshold", self.threshold, 0.0, 100.0)
-        _number("random_p", self.random_p, 0.0, 1.0)
-        _number("first_large_steps", self.first_large_steps, 0, 10**6)
+            number("threshold", self.threshold, 0.0, 100.0)
+        number("random_p", self.random_p, 0.0, 1.0)
+        number("first_large_steps", self.first_large_steps, 0, 10**6)
         if self.answer_by not in ("small", "large"):
             raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")
-        _number("min_step_tokens", self.min_step_tokens, 0, 10**4)
-        _number("max_step_tokens", self.max_step_tokens, 1, 10**6)
+        number("min_step_tokens", self.min_step_tokens, 0, 10**4)
+        number("max_step_tokens", self.max_step_tokens, 1, 10**6)
         parse_splitter(self.splitter)
-        _number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
-        _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
-        _number("glimpse_top", self.glimpse_top, 2, 1000)
-        _number("loop_repeats", self.loop_repeats, 2, 1000)
-        _number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
-        _number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
-        _number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
-        _number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
+        number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
+        number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
+        number("glimpse_top", self.glimpse_top, 2, 1000)
+        number("loop_repeats", self.loop_repeats, 2, 1000)
+        number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
+        number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
+        number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
+        number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class Model:
     def __post_init__(self) -> None:
         if not self.at or not all(self.at):
             raise ConfigError("at is empty; give a file, a folder or one address for each replica", field="at")
-        _number("speculate", self.speculate, 0, 64)
+        number("speculate", self.speculate, 0, 64)
 
 
 def model_at(text: str) -> Model:
@@ -188,7 +190,7 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        _number("speculate", self.speculate, 0, 64)
+        number("speculate", self.speculate, 0, 64)
 
 
 def load_config(path: Path) -> Config:
@@ -275,8 +277,11 @@ def _fits(value: Any, expected: Any) -> bool:
     return isinstance(value, expected)
 
 
-def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """`low <= value <= high`, or `low < value` where `above`; never NaN. Whole bounds ask for a whole number."""
+def number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    """Raises ConfigError unless `low <= value <= high`, or `low < value` where `above`; NaN never passes.
+
+    Whole bounds ask for a whole number.
+    """
     kind, noun = (int, "a whole number") if isinstance(low, int) else ((int, float), "a number")
     bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
     fits = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high

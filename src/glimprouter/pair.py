@@ -15,6 +15,7 @@ from glimprouter.engines import open_engine
 from glimprouter.engines.findings import Finding
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
+from glimprouter.flow.prior import Calibrated
 from glimprouter.flow.reward import RewardEngine
 from glimprouter.policies import NEED_LOGPROBS
 from glimprouter.router import Router
@@ -26,8 +27,9 @@ SHIPPED = frozenset({TINY_SMALL, TINY_LARGE, TINY_WEAK})
 
 UNCALIBRATED = (
     f"no profile for this pair: the published threshold of {PUBLISHED_THRESHOLD_NATS} nats is used, which does not "
-    "travel between pairs. Collect some answers with --trace FILE; `glimprouter trace summary FILE` then lists which "
-    "threshold gives which large share: pass it with --threshold."
+    "travel between pairs. `glimprouter calibrate --prompts FILE --write PROFILE` finds this pair's own: pass it with "
+    "--profile. (Or collect answers with --trace FILE: `glimprouter trace summary FILE` lists which threshold gives "
+    "which large share; pass one with --threshold.)"
 )
 
 
@@ -43,8 +45,13 @@ class Pair:
     reward: RewardEngine | None = None
     """A process reward model, where one was named."""
 
+    calibrated: Calibrated | None = None
+    """What a profile holds, where one was given."""
+
     def router(self) -> Router:
-        return Router(self.small, self.large, reward=self.reward, threshold_nats=self.threshold_nats)
+        return Router(
+            self.small, self.large, reward=self.reward, threshold_nats=self.threshold_nats, calibrated=self.calibrated
+        )
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
-from glimprouter.config import PUBLISHED_THRESHOLD_NATS, SIDES, Param, Side
+from glimprouter.config import PUBLISHED_THRESHOLD_NATS, SIDES, Param, Routing, Side
 from glimprouter.errors import ContextError, EngineError
 from glimprouter.flow.answer import Event, Finished, Started
 from glimprouter.flow.deciding import Judges
@@ -22,6 +22,7 @@ from glimprouter.flow.dispatch import Dispatch
 from glimprouter.flow.engine import Engine, Session
 from glimprouter.flow.judging import Judge
 from glimprouter.flow.moves import StepPolicy
+from glimprouter.flow.prior import Calibrated
 from glimprouter.flow.prompt import Prompt, Prompter
 from glimprouter.flow.request import Request
 from glimprouter.flow.reward import RewardEngine
@@ -29,6 +30,7 @@ from glimprouter.flow.trace import ModelUsage, Trace
 from glimprouter.flow.writer import Traffic, Writer, WriterPair
 from glimprouter.policies import make_policy
 from glimprouter.policies.fitted import fitted_params
+from glimprouter.policies.priors import Priors
 
 
 class Router:
@@ -41,14 +43,19 @@ class Router:
         *,
         reward: RewardEngine | None = None,
         threshold_nats: float | None = None,
+        calibrated: Calibrated | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`threshold_nats` is the pair's calibrated one; without it the published 0.9 applies.
 
+        `calibrated` is all that a profile holds, the threshold included.
         `reward` is the reward model that policies may ask; most ask none.
         """
         self._engines: dict[Side, Engine] = {"small": small, "large": large}
-        self._threshold_nats = PUBLISHED_THRESHOLD_NATS if threshold_nats is None else threshold_nats
+        self._calibrated = calibrated or Calibrated(
+            PUBLISHED_THRESHOLD_NATS if threshold_nats is None else threshold_nats
+        )
+        self._priors = Priors()
         self._traffic: dict[Side, Traffic] = {"small": Traffic(), "large": Traffic()}
         self._judges = Judges({side: Judge(side, engine) for side, engine in self._engines.items()}, reward)
         self._prompter = Prompter(small, large)
@@ -60,10 +67,13 @@ class Router:
         `policy` stands in for the one that the request names. Raises InputError before anything is written. An engine
         that fails later ends the answer instead: `Finished` comes with `trace.error` set and everything written so far.
         """
+        known = self._calibrated
+        routing = known.fill(request.routing)
         begun = self._clock()
-        policy = policy or await self._policy_for(request)
+        policy = policy or await self._policy_for(routing, request.sampling.seed)
         prompts = await self._prompter.open(request)
         trace = self._new_trace(request, policy.describe(), prompts)
+        loan = self._priors.lend(routing, known, trace)
         try:
             yield Started(trace)
             async with self._writers(request, trace, prompts) as writers:
@@ -85,6 +95,8 @@ class Router:
             raise
         finally:
             trace.wall_ms = (self._clock() - begun) * 1000
+            if loan:
+                loan.repay()
         yield Finished(trace)
 
     async def answer(self, request: Request, *, policy: StepPolicy | None = None) -> Trace:
@@ -100,12 +112,13 @@ class Router:
         small, large = [(await self._engines[side].facts()).model for side in SIDES]
         return fitted_params(method, small, large)
 
-    async def _policy_for(self, request: Request) -> StepPolicy:
-        routing = request.routing
+    async def _policy_for(self, routing: Routing, seed: int) -> StepPolicy:
+        known = self._calibrated
         return make_policy(
             routing,
-            threshold_nats=self._threshold_nats if routing.threshold is None else routing.threshold,
-            seed=request.sampling.seed,
+            threshold_nats=known.threshold if routing.threshold is None else routing.threshold,
+            seed=seed,
+            scale=known.scale,
             fitted=await self.fitted(routing.policy),
             has_reward=self._judges.reward is not None,
         )

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from glimprouter.policies import POLICIES, WITH_PARAMS
+from glimprouter.policies import ADAPTIVE, POLICIES, WITH_PARAMS
 from glimprouter.strategies import STRATEGIES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-KINDS = WITH_PARAMS | STRATEGIES
+KINDS = WITH_PARAMS | {name: options for name, (_, options) in ADAPTIVE.items()} | STRATEGIES
 
 
 def row_of(name: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from glimprouter.cli import evaluate_show
 from glimprouter.cli.evaluate_run import Wish, fill
-from glimprouter.cli.options import pair_options, sampling_options, settings
+from glimprouter.cli.options import pair_options, profile_choice, profile_options, sampling_options, settings
 from glimprouter.config import Config, Routing
 from glimprouter.errors import ConfigError
 from glimprouter.evaluate import profiles
@@ -39,6 +39,7 @@ for part in evaluate_show.commands:
 @command.command("tiny")
 @pair_options
 @sampling_options
+@profile_options
 @click.option("--n", "questions", type=int, help=f"Questions in all, evenly over six families [default: {QUESTIONS}].")
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
 @click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
@@ -63,6 +64,7 @@ def tiny(
     prices: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Six families of small problems, made for the tiny pair; other pairs can be put in its place."""
+    profile = profile_choice(options)
     config, paid = settings(options), parse_prices(prices)
     budget = Budget(max_minutes, max_large_tokens)
     mode = _mode(calibrate=calibrate, sweep=sweep, collect=collect)
@@ -86,6 +88,7 @@ def tiny(
         concurrency=concurrency,
         budget=budget,
         target_share=target_share,
+        profile=profile,
         folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
     )
     fill(wish)

@@ -11,6 +11,7 @@ import click
 
 from glimprouter.cli.blocks import console_for
 from glimprouter.cli.loop import run
+from glimprouter.cli.options import ProfileChoice
 from glimprouter.cli.progress import follow
 from glimprouter.cli.screen import warn
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
@@ -47,6 +48,7 @@ class Wish:
     concurrency: int
     budget: Budget
     target_share: float
+    profile: ProfileChoice
     folder: RunFolder
 
 
@@ -69,6 +71,12 @@ async def _run(wish: Wish) -> None:
         config.small, config.large, names=config.models, reward=config.reward, speculate=config.speculate
     ) as pair:
         warn(pair)
+        pair = await wish.profile.of(pair)
+        if pair.calibrated is not None and pair.calibrated.signal != "entropy":
+            raise ConfigError(
+                f"--profile is for signal {pair.calibrated.signal!r}; evaluate compares thresholds of entropy",
+                field="profile",
+            )
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)

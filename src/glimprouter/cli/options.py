@@ -12,6 +12,7 @@ import click
 
 from glimprouter.config import SIDES, Config, Model, Param, Routing, Sampling, Side, load_config, named_model
 from glimprouter.errors import ConfigError
+from glimprouter.pair import Pair
 from glimprouter.policies import POLICIES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,6 +97,43 @@ def routing_options(function: F) -> F:
         metavar="NAME=VALUE",
         help="An option of the policy's own; VALUE as in TOML.",
     )(function)
+
+
+def profile_options(function: F) -> F:
+    """--profile and what goes with it; `profile_choice` takes them."""
+    for option in (
+        click.option("--force-profile", is_flag=True, help="Use it with another pair than it was made for."),
+        click.option("--profile-family", metavar="NAME", help="Its threshold for a family of prompts."),
+        click.option(
+            "--profile", type=click.Path(path_type=Path), help="What `glimprouter calibrate --write FILE` found."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileChoice:
+    """The profile that was asked for, if one was."""
+
+    path: Path | None
+    family: str | None
+    force: bool
+
+    async def of(self, pair: Pair) -> Pair:
+        """The pair with its profile. Raises ConfigError for one that is another pair's."""
+        if self.path is None:
+            if self.family is not None:
+                raise ConfigError("--profile-family is given without --profile; give both", field="profile_family")
+            return pair
+        from glimprouter.calibrate.profile import with_profile  # only whoever has one pays for it
+
+        return await with_profile(pair, self.path, family=self.family, force=self.force)
+
+
+def profile_choice(options: dict[str, Any]) -> ProfileChoice:
+    """What --profile says, taken out of the options."""
+    return ProfileChoice(options.pop("profile"), options.pop("profile_family"), options.pop("force_profile"))
 
 
 def settings(options: dict[str, Any]) -> Config:

@@ -84,7 +84,7 @@ class Decision:
     async def _carry_out(self, move: Move) -> Glimpse | Drafted | Grade | Choice | float:
         match move:
             case Probe():
-                return await self._probe(move.who)
+                return await self._probe(move.who, move.tokens)
             case Draft():
                 return await self._draft(move)
             case Score():
@@ -94,12 +94,12 @@ class Decision:
             case Reward():
                 return await self._reward(move)
 
-    async def _probe(self, who: Side) -> Glimpse:
+    async def _probe(self, who: Side, tokens: int) -> Glimpse:
         writer = self._pair[who]
         if not self._request.routing.overlap:
             await self._pair.other(who).stop()
         self.opened |= not writer.is_open
-        glimpse = await writer.look(len(self._trace.steps))
+        glimpse = await writer.look(len(self._trace.steps), tokens)
         self._glimpses[who] = glimpse
         return glimpse
 

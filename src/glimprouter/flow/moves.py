@@ -25,9 +25,13 @@ from glimprouter.flow.until import BOUNDARY, Until
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Look at the first visible token of the next step as `who` sees it. Free if `who` then writes the step."""
+    """Look at the first visible token of the next step as `who` sees it, and at the `tokens` - 1 after it.
+
+    Free if `who` then writes the step: what was read is its beginning.
+    """
 
     who: Side = "small"
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,8 @@ class StepPolicy(Protocol):
         ...
 
 
-def probe(who: Side = "small") -> Generator[Move, Any, Glimpse]:
-    glimpse: Glimpse = yield Probe(who)
+def probe(who: Side = "small", tokens: int = 1) -> Generator[Move, Any, Glimpse]:
+    glimpse: Glimpse = yield Probe(who, tokens)
     return glimpse
 
 

@@ -15,6 +15,7 @@ import msgspec
 from glimprouter.config import Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
+from glimprouter.flow.prior import Prior
 
 TRACE_VERSION = 1
 
@@ -133,6 +134,7 @@ class AnswerText(msgspec.Struct, kw_only=True):
 class Trace(msgspec.Struct, kw_only=True):
     """Everything that happened for one answer. `router_close` is text the router set to close the thought.
 
+    `prior` is what the policy knew of earlier answers, where it keeps anything of them.
     `reward` is what a reward model did for it. `attempts` are whole answers that were asked for on the way to this one
     and do not stand in it; their cost is in `small`, `large` and `wall_ms`, their tokens among the discarded.
     """
@@ -144,6 +146,7 @@ class Trace(msgspec.Struct, kw_only=True):
     answer_by: Side
     sampling: Sampling
     messages: list[dict[str, str]]
+    prior: Prior | None = None
     small: ModelUsage
     large: ModelUsage
     reward: ModelUsage | None = None

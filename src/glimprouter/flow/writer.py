@@ -191,18 +191,38 @@ class Writer:
             task.cancel()
         await asyncio.wait({task})
 
-    async def look(self, step_index: int) -> Glimpse:
-        """The distribution of the next visible token; what is read for it stays ahead, to be taken or thrown away."""
+    async def look(self, step_index: int, tokens: int = 1) -> Glimpse:
+        """The distribution of the next visible token, with the entropies of the `tokens` - 1 after it.
+
+        What is read for it stays ahead, to be taken or thrown away.
+        """
         await self._follow()
         for place in range(MOST_BLANK_TOKENS + 1):
             if place == len(self._ahead):
                 self._ahead.append(await self._draw(step_index))
             token = self._ahead[place]
             if token.id >= 0 and (not token.text.isspace() or place == MOST_BLANK_TOKENS):
-                return glimpse_of(token, self.facts.vocabulary_size)
+                glimpse = glimpse_of(token, self.facts.vocabulary_size)
+                further = await self._look_further(step_index, place, tokens - 1) if tokens > 1 else ()
+                return replace(glimpse, next_nats=further) if further else glimpse
             if token.finish is not None:
                 return _certain(token)
         raise AssertionError("unreachable")
+
+    async def _look_further(self, step_index: int, place: int, count: int) -> tuple[float, ...]:
+        """Entropies (nats) of `count` tokens after the one at `place`; fewer where paragraph or thought end."""
+        seen: list[float] = []
+        ends = ("\n\n", self.prompt.format.close_tag)
+        while len(seen) < count:
+            before = self._ahead[place]
+            if before.finish is not None or any(end in before.text for end in ends):
+                break
+            place += 1
+            token = await self.peek(place, step_index)
+            if token.id < 0 or not token.top:
+                break
+            seen.append(glimpse_of(token, self.facts.vocabulary_size).entropy_nats)
+        return tuple(seen)
 
     async def peek(self, place: int, step_index: int) -> Token:
         """A token to come, 0 being the next; it stays ahead, to be taken or thrown away."""
