@@ -40,9 +40,20 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def without_times(value: Any) -> Any:
-    """Ids of answers are drawn anew, and what is read ahead depends on the moment: neither is a result."""
+    """Ids of answers are drawn anew, scripted engines number words as they meet them, and what is read ahead depends on
+    the moment: none of these is a result. Texts are."""
     if isinstance(value, dict):
-        passing = ("_ms", "_unix_s", "warm_calls", "warm_tokens", "cached_tokens", "discarded_tokens", "id")
+        passing = (
+            "_ms",
+            "_unix_s",
+            "warm_calls",
+            "warm_tokens",
+            "cached_tokens",
+            "discarded_tokens",
+            "id",
+            "ids",
+            "top",
+        )
         return {key: without_times(item) for key, item in value.items() if not key.endswith(passing)}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
