@@ -176,7 +176,8 @@ class _Watched:
         begun = time.monotonic()
         limit = self._read(begun)
         wall_s = time.monotonic() - begun
-        told = json.loads(self._status) if self._status.endswith(b"\n") else {}
+        first, whole, _ = bytes(self._status).partition(b"\n")
+        told = json.loads(first) if whole else {}
         if "refused" in told:
             raise _refusal(told["refused"])
         if not told and limit is None:
