@@ -94,7 +94,9 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path, text:
 
 
 def test_unknown_key_near_to_none_lists_the_accepted_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="accepted: small, large, speculate, models, routing, sampling") as raised:
+    with pytest.raises(
+        ConfigError, match="accepted: small, large, reward, speculate, models, routing, sampling"
+    ) as raised:
         load_config(written(tmp_path, "colour = 'red'"))
     assert "Did you mean" not in str(raised.value)
 

@@ -63,10 +63,15 @@ REFUSED_SAMPLING = {
 """Sampling fields other programs know and this one refuses by name, with the reason."""
 
 
+Param = bool | int | float | str | list[str]
+"""A policy's own option, as TOML writes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
+    `params` are options that only the policy named knows; it checks them (`policies.check_policy`).
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
     `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
@@ -90,6 +95,7 @@ class Routing:
     warm_beside_calls: int = 0
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
+    params: dict[str, Param] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -151,10 +157,12 @@ def named_model(text: str, names: dict[str, str | Model]) -> Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
-    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say."""
+    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say. `reward` is the address
+    of a process reward model, for policies that ask one."""
 
     small: str | None = None
     large: str | None = None
+    reward: str | None = None
     speculate: int = 0
     models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
@@ -222,8 +230,11 @@ def _in_words(expected: Any) -> str:
     if origin is Literal:
         return ", ".join(options)
     if origin is dict:
-        return "a table of texts and tables"
-    if origin is tuple:
+        of_models = Model in typing.get_args(options[1])
+        return (
+            "a table of texts and tables" if of_models else "a table of numbers, texts, true or false, lists of texts"
+        )
+    if origin in (tuple, list):
         return "a text or a list of texts"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
 
@@ -236,8 +247,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return value in options
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if origin in (tuple, list):
+        return isinstance(value, origin) and all(isinstance(item, str) for item in value)
     if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int:

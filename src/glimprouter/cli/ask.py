@@ -41,7 +41,7 @@ def command(
 ) -> None:  # fmt: skip
     """Ask QUESTION (- reads it from standard input). Each step stands in its author's colour, H_init beside it."""
     config = settings(options)
-    check_policy(config.routing.policy)
+    check_policy(config.routing.policy, config.routing.params)
     text = sys.stdin.read() if question == "-" else question
     request = requests.ask(text.strip(), system=system, routing=config.routing, sampling=config.sampling, stop=stop)
     if trace_path:
@@ -66,7 +66,12 @@ async def _answer(request: requests.Request, config: Config, console: Console) -
     screen = Screen(console)
     try:
         async with open_pair(
-            config.small, config.large, names=config.models, speculate=config.speculate, routing=request.routing
+            config.small,
+            config.large,
+            names=config.models,
+            reward=config.reward,
+            speculate=config.speculate,
+            routing=request.routing,
         ) as pair:
             routing = request.routing
             warn(pair)

@@ -31,7 +31,7 @@ from glimprouter.evaluate.job import (
     recalibrate,
 )
 from glimprouter.evaluate.job import Progress as Event
-from glimprouter.evaluate.methods import METHODS, check_methods
+from glimprouter.evaluate.methods import METHODS, PLAIN_METHODS, check_methods, needs_reward
 from glimprouter.evaluate.questions import draw, require_gym
 from glimprouter.evaluate.report import closing_line, report_of
 from glimprouter.evaluate.run import Runner
@@ -63,7 +63,7 @@ def show(folder: Path) -> None:
 @sampling_options
 @click.option("--n", "questions", type=int, help=f"Questions in all, evenly over six families [default: {QUESTIONS}].")
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
-@click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: all that the engines can do].")
+@click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
 @click.option("--threshold", type=float, help="Of glimpse, in nats [default: the pair's own, else 0.9].")
 @click.option("--random-p", type=float, help="Random's probability, at about glimpse's share [default: from a pilot].")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; the same one goes on [default: runs/tiny-…].")
@@ -150,14 +150,18 @@ def _routing(config: Config, threshold: float | None, random_p: float | None) ->
 async def _run(wish: _Wish) -> None:
     console = _console(stderr=True)
     config = wish.config
-    async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
+    async with open_pair(
+        config.small, config.large, names=config.models, reward=config.reward, speculate=config.speculate
+    ) as pair:
         warn(pair)
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
         remote = any(named_model(spec, config.models).at[0].startswith("http") for spec in _specs(config))
         meter = None if remote else CpuMeter()
-        runner = Runner(pair.small, pair.large, sampling=config.sampling, grade=suite.score, meter=meter)
+        runner = Runner(
+            pair.small, pair.large, sampling=config.sampling, grade=suite.score, meter=meter, reward=pair.reward
+        )
         await _follow(_job(wish, asked, runner), console)
 
 
@@ -169,7 +173,13 @@ def _settings(wish: _Wish, pair: Pair) -> Settings:
         raise ConfigError(
             f"--methods names {UNSTREAMED}, but the large engine can only stream; leave it out", field="methods"
         )
-    methods = wish.methods or tuple(name for name in METHODS if name != UNSTREAMED or can_complete(pair.large))
+    if needs_reward(wish.methods or ()) and pair.reward is None:
+        raise ConfigError(
+            "--methods names rsd, which asks a process reward model, and there is none: name the address of one with "
+            "--reward, or leave it out",
+            field="methods",
+        )
+    methods = wish.methods or tuple(name for name in PLAIN_METHODS if name != UNSTREAMED or can_complete(pair.large))
     return Settings(
         mode=wish.mode,
         questions=len(wish.questions),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,6 +118,22 @@ def step_is_right(step: str) -> bool | None:
         value, count, animal, each = match.groups()
         return int(value) == int(count) * int(each) and _legs_of(animal) in (None, int(each))
     return None
+
+
+def step_follows(problem: Problem, thought: Sequence[str], step: str) -> bool:
+    """Whether a step is the one that our solver writes next, after as much of its way as the thought has gone.
+
+    The pair was trained on the solver's thoughts, which are the only way it knows. "Wait," before a step is no fault.
+    """
+    way = [solved.text for solved in solve(problem).steps]
+    done = 0
+    for text in thought:
+        done += done < len(way) and _bare(text) == way[done]
+    return done < len(way) and _bare(step) == way[done]
+
+
+def _bare(step: str) -> str:
+    return step.partition("</think>")[0].strip().removeprefix("Wait,").strip()
 
 
 def _legs_of(plural: str) -> int | None:
