@@ -6,9 +6,9 @@ from pathlib import Path
 
 from glimprouter.config import Routing, Sampling
 from glimprouter.engines.scripted import Line, ScriptedEngine, Vocabulary
+from glimprouter.evaluate.folder import Card, Mode, ModelCard, Plan, RunFolder, Settings, new_card
 from glimprouter.evaluate.graders.extraction import extract
 from glimprouter.evaluate.graders.grade import Grade
-from glimprouter.evaluate.folder import Card, Mode, ModelCard, Plan, RunFolder, Settings, new_card
 from glimprouter.evaluate.job import Answered, Comparison
 from glimprouter.evaluate.methods import METHODS, methods_of
 from glimprouter.evaluate.records import Key, Outcome

@@ -47,7 +47,9 @@ def test_endless_loop_ends_at_its_processor_time() -> None:
 
 
 def test_endless_loop_that_ignores_the_warning_ends_a_second_later() -> None:
-    ended = box("import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", limits=Limits(cpu_s=1))
+    ended = box(
+        "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", limits=Limits(cpu_s=1)
+    )
     assert ended.ending == "cpu"
 
 
@@ -80,7 +82,9 @@ def test_a_gigabyte_of_output_fills_no_memory() -> None:
     assert len(ended.stdout) < 2 * MIB
 
 
-@pytest.mark.parametrize("path", ["/x", "/usr/x", "/dev/x", "/etc/x", "/tmp/../x", os.path.realpath(sys.base_prefix) + "/x"])
+@pytest.mark.parametrize(
+    "path", ["/x", "/usr/x", "/dev/x", "/etc/x", "/tmp/../x", os.path.realpath(sys.base_prefix) + "/x"]
+)
 def test_nothing_can_be_written_outside_its_folder(path: str) -> None:
     ended = box(f"open({path!r}, 'w')")
     assert ended.code == 1

@@ -68,7 +68,9 @@ command.add_command(suites)
 @pair_options
 @sampling_options
 @click.option("--n", "questions", type=int, help=f"Questions in all, spread evenly [default: all; tiny: {QUESTIONS}].")
-@click.option("--data", type=click.Path(path_type=Path), help="A local file in the data set's format: JSON Lines or CSV.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="A local file in the data set's format: JSON Lines or CSV."
+)
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
 @click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
 @click.option("--threshold", type=float, help="Of glimpse, in nats [default: the pair's own, else 0.9].")
@@ -159,7 +161,9 @@ def _check_whole(suite: Suite, methods: tuple[str, ...] | None, random_p: float 
             field="random_p",
         )
     if "oracle" in chosen:
-        raise ConfigError(f"--methods names oracle, which only the tiny suite has; {suite.name} knows no steps", field="methods")
+        raise ConfigError(
+            f"--methods names oracle, which only the tiny suite has; {suite.name} knows no steps", field="methods"
+        )
 
 
 def _routing(config: Config, threshold: float | None, random_p: float | None) -> Routing:

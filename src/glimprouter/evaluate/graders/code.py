@@ -73,10 +73,11 @@ def same_output(written: str, wanted: str) -> bool:
 def _program(source: str, test: Test) -> sandbox.Program:
     if test.function is None:
         return sandbox.Program({"main.py": source}, stdin=test.input.encode())
-    call = {"function": test.function, "arguments": [json.loads(line) for line in test.input.split("\n") if line.strip()]}
-    return sandbox.Program(
-        {"main.py": _DRIVER, "solution.py": _with_preamble(source)}, stdin=json.dumps(call).encode()
-    )
+    call = {
+        "function": test.function,
+        "arguments": [json.loads(line) for line in test.input.split("\n") if line.strip()],
+    }
+    return sandbox.Program({"main.py": _DRIVER, "solution.py": _with_preamble(source)}, stdin=json.dumps(call).encode())
 
 
 def _with_preamble(source: str) -> str:

@@ -68,7 +68,9 @@ class MathsGrader:
         )
         if self._line(child, START_UP_S) is None:
             self._stop(child)
-            raise ConfigError("math-verify cannot be loaded; reinstall it with: pip install 'glimprouter[eval]'", field="suite")
+            raise ConfigError(
+                "math-verify cannot be loaded; reinstall it with: pip install 'glimprouter[eval]'", field="suite"
+            )
         return child
 
     def _ask(self, child: subprocess.Popen[bytes], question: dict[str, str]) -> dict[str, object] | None:

@@ -88,7 +88,7 @@ def require() -> None:
         raise _refusal(f"a trial program did not run ({ended.ending} {ended.code}: {ended.stderr[-500:]!r})")
 
 
-def run(program: Program, limits: Limits = Limits()) -> Ended:  # noqa: B008
+def run(program: Program, limits: Limits = Limits()) -> Ended:
     """Run it to its end or to a limit. Raises ConfigError where no box can be built: nothing is run outside one."""
     with tempfile.TemporaryDirectory(prefix="glimprouter-box-") as root:
         status_end, child_end = os.pipe()
