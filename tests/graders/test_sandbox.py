@@ -138,8 +138,8 @@ def test_processes_of_ours_cannot_be_seen_or_killed() -> None:
 
 
 def test_no_right_can_be_had_again() -> None:
-    source = "import ctypes, os; l = ctypes.CDLL(None); print(l.unshare(0x10000000), l.setuid(0), l.chroot(b'/'), os.getuid())"
-    assert box(source).stdout.split()[:3] == [b"-1", b"-1", b"-1"]
+    source = "import ctypes; c = ctypes.CDLL(None); print(c.unshare(0x10000000), c.setuid(0), c.chroot(b'/'))"
+    assert box(source).stdout.split() == [b"-1", b"-1", b"-1"]
 
 
 def test_memory_that_no_limit_counts_is_not_to_be_had() -> None:
@@ -150,7 +150,8 @@ def test_memory_that_no_limit_counts_is_not_to_be_had() -> None:
 
 
 def test_a_daemon_that_forked_twice_dies_with_the_program() -> None:
-    source = "import os, time\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep(4321)\n  os._exit(0)\nprint('left')"
+    daemon = "  os.setsid()\n  if os.fork() == 0: time.sleep(4321)\n  os._exit(0)\n"
+    source = f"import os, time\nif os.fork() == 0:\n{daemon}print('left')"
     begun = time.monotonic()
     ended = box(source, limits=Limits(wall_s=20))
     assert (ended.ending, ended.stdout) == ("exit", b"left\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from glimprouter.evaluate.graders import code_driver, sandbox
 from glimprouter.evaluate.graders.grade import NOTHING, Grade
-from glimprouter.evaluate.suites.livecodebench import Test, tests_of
+from glimprouter.evaluate.suites.livecodebench import Case, cases_of
 from glimprouter.evaluate.suites.suite import Problem
 
 LIMITS = sandbox.Limits(cpu_s=6, wall_s=15.0)
@@ -39,7 +39,7 @@ class CodeGrader:
         source = last_block(answer)
         if source is None:
             return NOTHING
-        for number, test in enumerate(tests_of(problem.entry), 1):
+        for number, test in enumerate(cases_of(problem.entry), 1):
             if (reason := self._fails(source, test)) is not None:
                 return Grade(False, source, f"test {number}: {reason}")
         return Grade(True, source)
@@ -47,7 +47,7 @@ class CodeGrader:
     def close(self) -> None:
         pass
 
-    def _fails(self, source: str, test: Test) -> str | None:
+    def _fails(self, source: str, test: Case) -> str | None:
         ended = sandbox.run(_program(source, test), self._limits)
         if ended.ending != "exit":
             return f"stopped ({ended.ending})"
@@ -70,7 +70,7 @@ def same_output(written: str, wanted: str) -> bool:
     return len(lines) == len(expected) and all(map(_same_line, lines, expected))
 
 
-def _program(source: str, test: Test) -> sandbox.Program:
+def _program(source: str, test: Case) -> sandbox.Program:
     if test.function is None:
         return sandbox.Program({"main.py": source}, stdin=test.input.encode())
     call = {

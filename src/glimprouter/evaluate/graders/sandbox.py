@@ -184,7 +184,7 @@ class _Watched:
             raise _refusal(f"its launcher ended early: {bytes(self._output['stderr'][-500:])!r}")
         code, cpu_s = told.get("code"), told.get("cpu_s")
         return Ended(
-            ending=limit or self._ending(code, cpu_s),
+            ending=limit or self._ending(told["code"], told["cpu_s"]),
             code=code if limit is None else None,
             stdout=bytes(self._output["stdout"]),
             stderr=bytes(self._output["stderr"]),

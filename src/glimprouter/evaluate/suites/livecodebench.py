@@ -21,7 +21,7 @@ UNPACKED_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Case:
     """`function` None: input on standard input, output on standard output. Otherwise JSON values, one argument a line."""
 
     input: str
@@ -29,13 +29,13 @@ class Test:
     function: str | None
 
 
-def tests_of(entry: Mapping[str, Any]) -> list[Test]:
+def cases_of(entry: Mapping[str, Any]) -> list[Case]:
     """Public tests, then private ones. Raises ConfigError for a record that cannot be read."""
     try:
         found = [*json.loads(entry["public_test_cases"]), *_private(entry["private_test_cases"])]
         function = json.loads(entry.get("metadata") or "{}").get("func_name")
         tests = [
-            Test(case["input"], case["output"], function if case["testtype"] == "functional" else None)
+            Case(case["input"], case["output"], function if case["testtype"] == "functional" else None)
             for case in found
         ]
     except (KeyError, TypeError, ValueError, EOFError, IndexError, zlib.error, pickle.UnpicklingError) as error:

@@ -148,12 +148,12 @@ def _aime(row: Row, number: int, prompt: str) -> Problem:
     return Problem(name, "aime", prompt.format(question=row["problem"].strip()), str(row["answer"]).strip(), row)
 
 
-def _math500(row: Row, number: int, prompt: str) -> Problem:
+def _math500(row: Row, _: int, prompt: str) -> Problem:
     question = prompt.format(question=row["problem"].strip())
     return Problem(row["unique_id"], row["subject"], question, row["answer"].strip(), row)
 
 
-def _choice(row: Row, number: int, prompt: str, *, seed: int = 0) -> Problem:
+def _choice(row: Row, _: int, prompt: str, *, seed: int = 0) -> Problem:
     """Options in an order that follows from the seed and the question; the right one stands first in the file."""
     name = row["Record ID"]
     options = [row[field].strip() for field in _OPTIONS]
@@ -168,7 +168,7 @@ def _choice(row: Row, number: int, prompt: str, *, seed: int = 0) -> Problem:
     return Problem(name, row["High-level domain"], question, letters[order.index(0)], {**row, "options": shown})
 
 
-def _code(row: Row, number: int, prompt: str) -> Problem:
+def _code(row: Row, _: int, prompt: str) -> Problem:
     # Prompts of code are full of braces, so the question is put in last and by itself.
     question = prompt.replace("{question}", question_of(row))
     return Problem(str(row["question_id"]), row["difficulty"], question, "all tests pass", row)

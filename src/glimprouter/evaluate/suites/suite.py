@@ -14,7 +14,7 @@ Split = Literal["train", "calibrate", "report"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question as it is asked, with its gold answer; `entry` is the source's own record, which graders look into."""
+    """One question as it is asked, with its gold answer; `entry` is the source's own record."""
 
     id: str
     family: str
@@ -42,7 +42,7 @@ class Suite(Protocol):
     def splits(self) -> tuple[Split, ...]: ...
 
     def problems(self, split: Split, count: int | None) -> list[Problem]:
-        """`count` distinct questions of a split, or all; a larger count only adds. Raises ConfigError for missing data."""
+        """`count` distinct questions of a split, or all; a larger count only adds. ConfigError for missing data."""
         ...
 
     def grader(self) -> Grader:
