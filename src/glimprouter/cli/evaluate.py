@@ -82,7 +82,8 @@ command.add_command(suites)
 @click.option("--write-profile", type=click.Path(path_type=Path), help="With --calibrate: put the result there.")
 @click.option("--sweep", is_flag=True, help="Also a grid of thresholds, in the same run.")
 def evaluate_suite(
-    ctx: click.Context, /, data: Path | None, methods: str | None, threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
+    ctx: click.Context, /, data: Path | None, methods: str | None,
+    threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
     sweep: bool, target_share: float, write_profile: Path | None, quick: bool, questions: int | None, samples: int,
     **options: Any,
 ) -> None:  # fmt: skip

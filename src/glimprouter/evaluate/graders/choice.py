@@ -16,7 +16,7 @@ _STATED = re.compile(r"(?:final\s+|correct\s+)?(?:answer|option|choice)\**\s*(?:
 
 
 class ChoiceGrader:
-    """Options stand in the problem's entry under `options`, in the order they were asked in; the gold answer is a letter."""
+    """`options` of the entry are in the order they were asked in; the gold answer is a letter."""
 
     def grade(self, problem: Problem, answer: str) -> Grade:
         letter = choose(answer, problem.entry["options"])

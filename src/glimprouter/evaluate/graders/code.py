@@ -1,4 +1,4 @@
-"""Code: the last block of Python in an answer, run in the sandbox against LiveCodeBench's tests, all of which must pass."""
+"""Code: the last block of Python in an answer, run in the sandbox; all of LiveCodeBench's tests must pass."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTA
 _LANGUAGES = ("", "python", "python3", "py")
 _DRIVER = Path(code_driver.__file__).read_text(encoding="utf-8")
 _PREAMBLE = (
-    "import bisect, collections, copy, functools, heapq, itertools, json, math, operator, random, re, string, sys\n"
+    "import bisect, collections, copy, functools, heapq, itertools\n"
+    "import json, math, operator, random, re, string, sys\n"
     "from bisect import *\nfrom collections import *\nfrom functools import *\nfrom heapq import *\n"
     "from itertools import *\nfrom math import *\nfrom operator import *\nfrom typing import *\n"
     "from builtins import pow\n"
 )
-"""What LeetCode's own judge has imported, and starter code relies on. The built-in pow comes last: it knows a modulus."""
+"""What LeetCode's own judge has imported. The built-in pow comes last: it knows a modulus."""
 
 
 class CodeGrader:

@@ -1,8 +1,9 @@
-"""Runs inside the sandbox: calls the function that a test names and writes its value as JSON. Imports nothing of ours."""
+"""Runs in the sandbox: calls the function that a test names and writes its value as JSON. Imports nothing of ours."""
 
 import json
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -10,7 +11,7 @@ def main() -> None:
     result = os.dup(1)
     os.dup2(2, 1)
     call = json.load(sys.stdin)
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     sys.setrecursionlimit(50_000)
     import solution  # type: ignore[import-not-found]
 

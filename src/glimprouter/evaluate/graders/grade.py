@@ -1,4 +1,4 @@
-"""What a grader says of an answer. It never guesses: an answer that states nothing is `extracted=None`, and not right."""
+"""What a grader says of an answer. It never guesses: where nothing is stated, `extracted` is None."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from glimprouter.errors import ConfigError
 from glimprouter.evaluate.graders import sandbox_child
@@ -40,7 +40,7 @@ Ending = Literal["exit", "signal", "cpu", "wall", "memory", "output"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one run. Memory is for each process and, resident, for all together; output is standard output and error together."""
+    """Of one run. Memory is for each process and, resident, for all together; output is both streams together."""
 
     cpu_s: int = 10
     wall_s: float = 20.0
@@ -65,7 +65,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: by itself (`exit`, with its code), by a signal, or at a limit. Output is what it wrote until then."""
+    """How it ended: by itself (`exit`, with its code), by a signal, or at a limit; and what it wrote until then."""
 
     ending: Ending
     code: int | None
@@ -80,7 +80,7 @@ def require() -> None:
     """Raises ConfigError where no box can be built, with the reason and what to do."""
     if sys.platform != "linux":
         raise ConfigError(
-            f"answers in code are run in a sandbox that needs Linux, this is {sys.platform}; run it in a Linux container",
+            f"answers in code are run in a sandbox that needs Linux, this is {sys.platform}; use a Linux container",
             field="suite",
         )
     ended = run(Program({"main.py": "print('ready')"}))
@@ -141,7 +141,7 @@ def _refusal(reason: str) -> ConfigError:
     return ConfigError(
         f"answers in code are run in a sandbox, which cannot be built here: {reason}; it needs Linux 5.12 or newer and "
         "either root with the right to mount (a container: --privileged, or --cap-add SYS_ADMIN and no AppArmor) "
-        "or user namespaces open to users (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+        "or user namespaces open to users (kernel.unprivileged_userns_clone, AppArmor)",
         field="suite",
     )
 
@@ -156,7 +156,7 @@ class _Watched:
     _output: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
     _status: bytearray = field(default_factory=bytearray)
 
-    def __enter__(self) -> _Watched:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +235,7 @@ class _Watched:
 
 
 def resident_bytes(pid: int) -> Iterator[int]:
-    """The resident memory of every process below this one, itself left out; those that end meanwhile are passed over."""
+    """Resident memory of all processes below this one, itself left out; those that end meanwhile are passed over."""
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children = tasks.read_text(encoding="ascii").split()

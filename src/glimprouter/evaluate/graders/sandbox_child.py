@@ -1,4 +1,4 @@
-"""Builds the box that `sandbox.run` asks for and starts the program in it. Runs as a script of its own, imports nothing of ours.
+"""Builds the box that `sandbox.run` asks for and starts the program in it. A script of its own.
 
 Three processes: the **launcher** (outside, with our rights) enters new namespaces and builds the box's file system; the
 **first** process of the new process namespace waits for the program, and with its end the kernel kills whatever is left
@@ -34,11 +34,15 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = 1, 2
 
-# System calls a program to be graded has no use for: memory that no limit counts (shared segments, memory files, message
-# queues), other processes' memory, sockets, and doors into the kernel that have been forced before.
+# System calls a program to be graded has no use for: memory that no limit counts (shared segments, memory files,
+# message queues), other processes' memory, sockets, and doors into the kernel that have been forced before.
 _DENIED = {
-    "x86_64": (29, 41, 64, 68, 101, 165, 240, 248, 249, 250, 272, 298, 304, 308, 310, 311, 319, 321, 323, 425, 430, 447),
-    "aarch64": (40, 97, 117, 180, 186, 190, 194, 198, 217, 218, 219, 241, 265, 268, 270, 271, 279, 280, 282, 425, 430, 447),
+    "x86_64": (
+        29, 41, 64, 68, 101, 165, 240, 248, 249, 250, 272, 298, 304, 308, 310, 311, 319, 321, 323, 425, 430, 447,
+    ),
+    "aarch64": (
+        40, 97, 117, 180, 186, 190, 194, 198, 217, 218, 219, 241, 265, 268, 270, 271, 279, 280, 282, 425, 430, 447,
+    ),
 }  # fmt: skip
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_CALLS = 0x40000000
@@ -109,7 +113,7 @@ def _build(wanted: dict[str, Any], files: list[tuple[str, bytes]], uid: int) -> 
 
 
 def _show(path: str, root: Path) -> None:
-    """Let a file or folder be seen in the box at its own place, read only. A link stays a link; what is not there is left out."""
+    """Show a file or folder in the box at its own place, read only. A link stays one; what is missing is left out."""
     source, place = Path(path), root / path.lstrip("/")
     if place.exists() or place.is_symlink():
         return

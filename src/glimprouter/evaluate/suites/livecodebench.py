@@ -22,7 +22,7 @@ UNPACKED_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`function` None: input on standard input, output on standard output. Otherwise JSON values, one argument a line."""
+    """`function` None: standard input and output. Otherwise both are JSON, one argument a line."""
 
     input: str
     output: str
