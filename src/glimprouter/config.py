@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -23,6 +24,20 @@ PUBLISHED_THRESHOLD_NATS = 0.9
 
 SURE_DRAFT = 0.75
 """A draft model stops proposing where its likeliest token is less probable than this."""
+
+
+SPLITTERS = {"blank-line": 0, "sentence": 0, "discourse": 0, "tokens": 64}
+"""Where steps may end, by name, with the tokens that `NAME(n)` sets; 0: it takes no number."""
+
+
+def parse_splitter(text: str) -> tuple[str, int]:
+    """Name and number of tokens. Raises ConfigError for what names no splitter."""
+    match = re.fullmatch(r"([a-z-]+)(?:\((\d{1,6})\))?", text)
+    name, number = match.groups() if match else (text, None)
+    if name not in SPLITTERS or (number is not None and not (SPLITTERS[name] and int(number))):
+        shown = ", ".join(f"{one} or {one}(n)" if tokens else one for one, tokens in SPLITTERS.items())
+        raise ConfigError(f"splitter is {text!r}; accepted: {shown}, with n a number of tokens", field="splitter")
+    return name, SPLITTERS[name] if number is None else int(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,8 @@ class Routing:
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
     `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
-    writing once it has taken over, for engines where coming back is dear.
+    writing once it has taken over, for engines where coming back is dear. `splitter_moves`: a TOML file of phrases
+    that open a step, besides those that ship, for the splitter discourse.
     """
 
     policy: str = "glimpse"
@@ -85,6 +101,8 @@ class Routing:
     answer_by: Side = "large"
     min_step_tokens: int = 4
     max_step_tokens: int = 512
+    splitter: str = "blank-line"
+    splitter_moves: str = ""
     max_thinking_tokens: int = 8192
     max_answer_tokens: int = 2048
     glimpse_top: int = 20
@@ -106,6 +124,7 @@ class Routing:
             raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")
         _number("min_step_tokens", self.min_step_tokens, 0, 10**4)
         _number("max_step_tokens", self.max_step_tokens, 1, 10**6)
+        parse_splitter(self.splitter)
         _number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
         _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
         _number("glimpse_top", self.glimpse_top, 2, 1000)

@@ -81,6 +81,7 @@ def routing_options(function: F) -> F:
             ("max-thinking-tokens", "Budget of the thought; then it is closed."),
             ("max-answer-tokens", "Budget of the answer."),
             ("min-step-tokens", "Shorter steps are merged into the next; 0 merges none, as published."),
+            ("splitter", "Where steps end: blank-line, sentence, discourse, tokens(n)."),
             ("max-step-tokens", "After this many tokens a glimpse is forced."),
         ]
     ):

@@ -12,7 +12,8 @@ from glimprouter.flow.deciding import Decision, Judges
 from glimprouter.flow.drawing import Drawing, Room
 from glimprouter.flow.moves import Keep, StepPolicy, Verdict, Write
 from glimprouter.flow.request import Request
-from glimprouter.flow.steps import LoopWatch, Splitter
+from glimprouter.flow.splitters import make_splitter
+from glimprouter.flow.steps import LoopWatch
 from glimprouter.flow.telling import Telling
 from glimprouter.flow.timing import Timing
 from glimprouter.flow.trace import DraftRecord, Step, StepEnd, ThoughtEnd, Trace
@@ -56,11 +57,8 @@ class Dispatch:
         self._tokens = self._rounds = 0
         self._step_text = ""
         self._loops = LoopWatch(routing.loop_repeats)
-        self._splitter = Splitter(
-            close_tag=pair["small"].prompt.format.close_tag,
-            min_step_tokens=routing.min_step_tokens,
-            max_step_tokens=routing.max_step_tokens,
-        )
+        self._splitter = make_splitter(routing, close_tag=pair["small"].prompt.format.close_tag)
+        trace.splitter = self._splitter.describe()
         self._decision = self._new_decision()
         self.thinking = True
         if len(self._warmed) == len(SIDES):

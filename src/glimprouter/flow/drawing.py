@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from glimprouter.flow.engine import Token
 from glimprouter.flow.glimpse import glimpse_of
@@ -39,7 +39,18 @@ class Drawing:
         """One token more, and how the step ends with it, if it does."""
         token = await self.writer.take(step_index)
         mark = self._append(token)
+        if mark is Mark.PENDING and token.finish is None and len(self.step.ids) < min(astuple(self._room)):
+            mark = await self._settle(step_index)
         return token, self._end_of(token, mark)
+
+    async def _settle(self, step_index: int) -> Mark:
+        """Whether the step ends here: look at tokens to come, taking none, until the splitter can tell."""
+        text, place, mark = "", 0, Mark.PENDING
+        while mark is Mark.PENDING:
+            token = await self.writer.peek(place, step_index)
+            text, place = text + token.text, place + 1
+            mark = self.splitter.ahead(text, last=token.finish is not None)
+        return mark
 
     def _append(self, token: Token) -> Mark:
         step = self.step

@@ -152,6 +152,7 @@ class Trace(msgspec.Struct, kw_only=True):
     thought_end: ThoughtEnd = "failed"
     close_tag: str = "</think>"
     router_close: str = ""
+    splitter: str = "blank-line"
     answer: AnswerText | None = None
     error: str | None = None
     first_token_ms: float = 0.0

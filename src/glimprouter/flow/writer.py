@@ -204,6 +204,12 @@ class Writer:
                 return _certain(token)
         raise AssertionError("unreachable")
 
+    async def peek(self, place: int, step_index: int) -> Token:
+        """A token to come, 0 being the next; it stays ahead, to be taken or thrown away."""
+        while len(self._ahead) <= place:
+            self._ahead.append(await self._draw(step_index))
+        return self._ahead[place]
+
     async def take(self, step_index: int) -> Token:
         """The next token, now part of this writer's text."""
         if self._heard or self._warming is not None:
