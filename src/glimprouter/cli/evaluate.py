@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from glimprouter.cli.options import (
     settings,
 )
 from glimprouter.cli.screen import warn
+from glimprouter.cli.suites import SuiteGroup, suites
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
 from glimprouter.errors import ConfigError, EngineError
 from glimprouter.evaluate import profiles, tables
@@ -39,10 +41,10 @@ from glimprouter.evaluate.job import (
 )
 from glimprouter.evaluate.job import Progress as Event
 from glimprouter.evaluate.methods import METHODS, PLAIN_METHODS, check_methods, needs_reward
-from glimprouter.evaluate.questions import draw, require_gym
 from glimprouter.evaluate.report import closing_line, report_of
 from glimprouter.evaluate.run import Runner
-from glimprouter.evaluate.suites import tiny as suite
+from glimprouter.evaluate.suites.registry import suite_of
+from glimprouter.evaluate.suites.suite import Problem, Suite
 from glimprouter.evaluate.unstreamed import can_complete
 from glimprouter.pair import TINY_LARGE, TINY_SMALL, Pair, open_pair
 
@@ -53,7 +55,7 @@ PLAIN_WIDTH = 130
 """Columns of a table that goes into a file or a pipe."""
 
 
-@click.group("evaluate")
+@click.group("evaluate", cls=SuiteGroup)
 def command() -> None:
     """Compare methods on questions with known answers."""
 
@@ -65,11 +67,18 @@ def show(folder: Path) -> None:
     _print_results(RunFolder(folder))
 
 
-@command.command("tiny")
+command.add_command(suites)
+
+
+@command.command("suite")
+@click.pass_context
 @pair_options
 @sampling_options
 @profile_options
-@click.option("--n", "questions", type=int, help=f"Questions in all, evenly over six families [default: {QUESTIONS}].")
+@click.option("--n", "questions", type=int, help=f"Questions in all, spread evenly [default: all; tiny: {QUESTIONS}].")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="A local file in the data set's format: JSON Lines or CSV."
+)
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
 @click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
 @click.option("--threshold", type=float, help="Of glimpse, in nats [default: the pair's own, else 0.9].")
@@ -80,32 +89,37 @@ def show(folder: Path) -> None:
 @click.option("--target-share", type=float, default=0.25, show_default=True, help="With --calibrate: of tokens.")
 @click.option("--write-profile", type=click.Path(path_type=Path), help="With --calibrate: put the result there.")
 @click.option("--sweep", is_flag=True, help="Also a grid of thresholds, in the same run.")
-def tiny(
-    methods: str | None, threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
+def evaluate_suite(
+    ctx: click.Context, /, data: Path | None, methods: str | None,
+    threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
     sweep: bool, target_share: float, write_profile: Path | None, quick: bool, questions: int | None, samples: int,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Six families of small problems, made for the tiny pair; other pairs can be put in its place."""
+    """Compare methods on a suite. Two models of any kind can be put in the tiny pair's place."""
     profile = profile_choice(options)
     config = settings(options)
     _check(calibrate, sweep, target_share, write_profile, samples)
-    require_gym()
-    default = QUICK_QUESTIONS if quick else CALIBRATION_QUESTIONS if calibrate else QUESTIONS
+    suite = suite_of(str(ctx.info_name), data=data, seed=config.sampling.seed)
+    whole = "calibrate" not in suite.splits
+    default = QUICK_QUESTIONS if quick else CALIBRATION_QUESTIONS if calibrate else None if whole else QUESTIONS
     count = default if questions is None else questions
     names = tuple(name.strip() for name in methods.split(",")) if methods is not None else None
     if names is not None:
         check_methods(names)
+    if whole:
+        _check_whole(suite, names, random_p, sweep)
     wish = _Wish(
         config=dataclasses.replace(config, routing=_routing(config, threshold, random_p)),
         mode="calibrate" if calibrate else "sweep" if sweep else "compare",
         methods=names,
-        questions=draw("calibrate" if calibrate else "report", count),
-        pilot=draw("calibrate", QUICK_PILOT_QUESTIONS if quick else PILOT_QUESTIONS),
+        suite=suite,
+        questions=suite.problems("calibrate" if calibrate and not whole else "report", count),
+        pilot=[] if whole else suite.problems("calibrate", QUICK_PILOT_QUESTIONS if quick else PILOT_QUESTIONS),
         samples=samples,
         random_p=random_p,
         target_share=target_share,
         profile=profile,
-        folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
+        folder=RunFolder(out or Path("runs") / (suite.name.replace(":", "-") + time.strftime("-%Y%m%d-%H%M%S"))),
     )
     try:
         run(_run(wish))
@@ -126,8 +140,9 @@ class _Wish:
     config: Config
     mode: Mode
     methods: tuple[str, ...] | None
-    questions: list[suite.Problem]
-    pilot: list[suite.Problem]
+    suite: Suite
+    questions: list[Problem]
+    pilot: list[Problem]
     samples: int
     random_p: float | None
     target_share: float
@@ -146,6 +161,21 @@ def _check(calibrate: bool, sweep: bool, target_share: float, write_profile: Pat
         raise ConfigError("--write-profile writes what --calibrate finds; give both", field="write_profile")
     if write_profile:
         profiles.read_profiles(write_profile)
+
+
+def _check_whole(suite: Suite, methods: tuple[str, ...] | None, random_p: float | None, sweep: bool) -> None:
+    """A suite without calibration questions can tell neither Random's share nor a grid of thresholds beforehand."""
+    chosen = PLAIN_METHODS if methods is None else methods
+    if sweep or ("random" in chosen and random_p is None):
+        raise ConfigError(
+            f"{suite.name} has no questions set apart for a pilot; give --random-p (the large share of glimpse, from a "
+            "calibration on another suite) or --methods without random, and no --sweep",
+            field="random_p",
+        )
+    if "oracle" in chosen:
+        raise ConfigError(
+            f"--methods names oracle, which only the tiny suite has; {suite.name} knows no steps", field="methods"
+        )
 
 
 def _routing(config: Config, threshold: float | None, random_p: float | None) -> Routing:
@@ -176,10 +206,11 @@ async def _run(wish: _Wish) -> None:
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
         remote = any(named_model(spec, config.models).at[0].startswith("http") for spec in _specs(config))
         meter = None if remote else CpuMeter()
-        runner = Runner(
-            pair.small, pair.large, sampling=config.sampling, grade=suite.score, meter=meter, reward=pair.reward
-        )
-        await _follow(_job(wish, asked, runner), console)
+        with closing(wish.suite.grader()) as grader:
+            runner = Runner(
+                pair.small, pair.large, sampling=config.sampling, grade=grader.grade, meter=meter, reward=pair.reward
+            )
+            await _follow(_job(wish, asked, runner), console)
 
 
 def _settings(wish: _Wish, pair: Pair) -> Settings:
@@ -198,6 +229,8 @@ def _settings(wish: _Wish, pair: Pair) -> Settings:
         )
     methods = wish.methods or tuple(name for name in PLAIN_METHODS if name != UNSTREAMED or can_complete(pair.large))
     return Settings(
+        suite=wish.suite.name,
+        suite_revision=wish.suite.revision,
         mode=wish.mode,
         questions=len(wish.questions),
         pilot_questions=len(wish.pilot),

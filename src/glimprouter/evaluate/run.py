@@ -6,6 +6,7 @@ all of them alike. What the folder holds already is not asked again and keeps it
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -16,16 +17,16 @@ from glimprouter.config import Sampling
 from glimprouter.errors import EngineError
 from glimprouter.evaluate.answering import Answerer
 from glimprouter.evaluate.cpu import CpuMeter
-from glimprouter.evaluate.grading import extract
+from glimprouter.evaluate.graders.grade import Grade
 from glimprouter.evaluate.methods import Method
 from glimprouter.evaluate.records import AnswerFile, Key, Outcome, Record
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 from glimprouter.flow.engine import Engine
 from glimprouter.flow.request import ask
 from glimprouter.flow.reward import RewardEngine
 
-Grader = Callable[[Problem, str | None], float]
-"""1.0 for a right answer, 0.0 for any other; None, nothing extracted, is wrong."""
+Grading = Callable[[Problem, str], Grade]
+"""A grader's `grade`; it may take seconds, and is called in a thread of its own."""
 
 ATTEMPTS = 2
 """An engine that fails twice in a row at the same answer ends the run; what is kept is kept."""
@@ -64,7 +65,7 @@ class Runner:
     """Two engines at work on slots. `meter` None leaves CPU times out."""
 
     def __init__(
-        self, small: Engine, large: Engine, *, sampling: Sampling, grade: Grader, meter: CpuMeter | None = None,
+        self, small: Engine, large: Engine, *, sampling: Sampling, grade: Grading, meter: CpuMeter | None = None,
         reward: RewardEngine | None = None,
     ) -> None:  # fmt: skip
         self._engines = (small, large)
@@ -114,15 +115,16 @@ class Runner:
         wall_ms = (time.perf_counter() - begun) * 1000
         cpu_ended_ms = self._cpu_ms()
         answer = trace.answer_text
-        extracted = extract(answer)
+        grade = await asyncio.to_thread(self._grade, problem, answer)
         return Record(
             question=problem.id,
             family=problem.family,
             method=slot.method.name,
             sample=slot.sample,
-            correct=int(self._grade(problem, extracted) >= 1.0),
+            correct=int(grade.correct),
             answer=answer,
-            extracted=extracted,
+            extracted=grade.extracted,
+            reason=grade.reason,
             gold=problem.answer,
             wall_ms=wall_ms,
             cpu_ms=None if cpu_begun_ms is None or cpu_ended_ms is None else cpu_ended_ms - cpu_begun_ms,
