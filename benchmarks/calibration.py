@@ -13,15 +13,14 @@ import asyncio
 import random
 from typing import Any
 
-from glimprouter.evaluate.grading import extract
-from glimprouter.evaluate.questions import distinct, draw
-
 from benchmarks.report import key_values, save, table
 from glimprouter.calibrate.answers import AnswerStore
 from glimprouter.calibrate.job import RISK_SHARES, Aim, Calibration
 from glimprouter.calibrate.prompts import Question
 from glimprouter.calibrate.risk import certified, paired
 from glimprouter.config import Routing, Sampling
+from glimprouter.evaluate.graders.extraction import extract
+from glimprouter.evaluate.suites.drawing import distinct, draw
 from glimprouter.evaluate.suites.suite import Problem, Split
 from glimprouter.evaluate.suites.tiny import FAMILIES, problems, score
 from glimprouter.flow.engine import Engine
