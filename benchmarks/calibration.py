@@ -19,9 +19,10 @@ from glimprouter.calibrate.job import RISK_SHARES, Aim, Calibration
 from glimprouter.calibrate.prompts import Question
 from glimprouter.calibrate.risk import certified, paired
 from glimprouter.config import Routing, Sampling
-from glimprouter.evaluate.grading import extract
-from glimprouter.evaluate.questions import distinct, draw
-from glimprouter.evaluate.suites.tiny import FAMILIES, Problem, Split, problems, score
+from glimprouter.evaluate.graders.extraction import extract
+from glimprouter.evaluate.suites.drawing import distinct, draw
+from glimprouter.evaluate.suites.suite import Problem, Split
+from glimprouter.evaluate.suites.tiny import FAMILIES, problems, score
 from glimprouter.flow.engine import Engine
 from glimprouter.pair import TINY_LARGE, TINY_SMALL, TINY_WEAK, Pair, open_pair
 

@@ -20,7 +20,7 @@ import msgspec
 from glimprouter.config import Routing, Sampling
 from glimprouter.evaluate.collecting import Collect
 from glimprouter.evaluate.cues import profile
-from glimprouter.evaluate.questions import draw
+from glimprouter.evaluate.suites.drawing import draw
 from glimprouter.flow.engine import Token, Usage
 from glimprouter.flow.prompt import Prompter
 from glimprouter.flow.request import ask

@@ -19,8 +19,9 @@ from typing import Any
 from benchmarks.report import save, table
 from glimprouter.config import Routing, Sampling
 from glimprouter.evaluate.collecting import Collect
-from glimprouter.evaluate.questions import draw
-from glimprouter.evaluate.suites.tiny import Problem, solve, step_follows
+from glimprouter.evaluate.suites.drawing import draw
+from glimprouter.evaluate.suites.suite import Problem
+from glimprouter.evaluate.suites.tiny import solve, step_follows
 from glimprouter.flow.engine import Session, Usage
 from glimprouter.flow.judging import Grade, Judge
 from glimprouter.flow.prompt import Prompter

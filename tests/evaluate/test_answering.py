@@ -7,7 +7,7 @@ pytest.importorskip("reasoning_gym")
 from glimprouter.config import Routing, Sampling
 from glimprouter.evaluate.answering import Answerer
 from glimprouter.evaluate.methods import METHODS, methods_of
-from glimprouter.evaluate.questions import draw
+from glimprouter.evaluate.suites.drawing import draw
 from glimprouter.evaluate.suites.tiny import solve, step_follows
 from glimprouter.flow.request import ask
 from glimprouter.pair import open_pair

@@ -8,11 +8,13 @@ from glimprouter.config import Routing, Sampling
 from glimprouter.engines.scripted import Line, ScriptedEngine, Vocabulary
 from glimprouter.evaluate.budget import Budget
 from glimprouter.evaluate.folder import Card, Mode, ModelCard, Plan, RunFolder, Settings, new_card
+from glimprouter.evaluate.graders.extraction import extract
+from glimprouter.evaluate.graders.grade import Grade
 from glimprouter.evaluate.job import Answered, Comparison
 from glimprouter.evaluate.methods import METHODS, methods_of
 from glimprouter.evaluate.records import Key, Outcome
 from glimprouter.evaluate.run import Runner
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 from glimprouter.flow.trace import ModelUsage
 
 FAMILIES = ("sums", "products")
@@ -45,8 +47,9 @@ def engines() -> tuple[ScriptedEngine, ScriptedEngine]:
     return small, ScriptedEngine(lines, answer=LARGE_SAYS, name="large", vocabulary=vocabulary)
 
 
-def grade(problem: Problem, answer: str | None) -> float:
-    return float(answer == problem.answer)
+def grade(problem: Problem, answer: str) -> Grade:
+    extracted = extract(answer)
+    return Grade(extracted == problem.answer, extracted)
 
 
 def runner(

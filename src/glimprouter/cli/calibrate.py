@@ -25,7 +25,7 @@ from glimprouter.cli.options import pair_options, sampling_options, settings
 from glimprouter.cli.screen import warn
 from glimprouter.config import Config
 from glimprouter.errors import ConfigError
-from glimprouter.evaluate.grading import extract
+from glimprouter.evaluate.graders.extraction import extract
 from glimprouter.flow.signals import ENTROPY, SIGNALS
 from glimprouter.pair import Pair, open_pair
 from glimprouter.stats import Estimate
@@ -141,7 +141,7 @@ def _questions(prompts: str, count: int | None, family_field: str | None) -> tup
     if count is not None and count < 1:
         raise ConfigError(f"--n is {count}; accepted: 1 or more", field="n")
     if prompts == TINY:
-        from glimprouter.evaluate.questions import draw
+        from glimprouter.evaluate.suites.drawing import draw
         from glimprouter.evaluate.suites.tiny import score
 
         problems = {one.id: one for one in draw("calibrate", count or TINY_QUESTIONS)}

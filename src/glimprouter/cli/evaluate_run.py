@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 
 import click
 
@@ -23,8 +24,8 @@ from glimprouter.evaluate.folder import Mode, RunFolder, Settings, ThresholdSour
 from glimprouter.evaluate.job import CalibrationRun, Collection, Comparison
 from glimprouter.evaluate.job import Progress as Event
 from glimprouter.evaluate.methods import PLAIN_METHODS, needs_reward
-from glimprouter.evaluate.run import Grader, Runner
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.run import Grading, Runner
+from glimprouter.evaluate.suites.suite import Problem, Suite
 from glimprouter.evaluate.unstreamed import can_complete
 from glimprouter.pair import TINY_LARGE, TINY_SMALL, Pair, open_pair
 
@@ -36,12 +37,11 @@ class Wish:
     """What is asked for, before any model is open. `methods` None: all that the engines can do."""
 
     config: Config
-    suite: str
+    suite: Suite
     mode: Mode
     methods: tuple[str, ...] | None
     questions: Sequence[Problem]
     pilot: Sequence[Problem]
-    grade: Grader
     samples: int
     random_p: float | None
     random_grid: tuple[float, ...]
@@ -80,7 +80,8 @@ async def _run(wish: Wish) -> None:
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
-        await follow(_job(wish, asked, pair), console)
+        with closing(wish.suite.grader()) as grader:
+            await follow(_job(wish, asked, pair, grader.grade), console)
 
 
 def _settings(wish: Wish, pair: Pair) -> Settings:
@@ -99,7 +100,8 @@ def _settings(wish: Wish, pair: Pair) -> Settings:
         )
     methods = wish.methods or tuple(name for name in PLAIN_METHODS if name != UNSTREAMED or can_complete(pair.large))
     return Settings(
-        suite=wish.suite,
+        suite=wish.suite.name,
+        suite_revision=wish.suite.revision,
         mode=wish.mode,
         questions=len(wish.questions),
         pilot_questions=len(wish.pilot),
@@ -138,7 +140,7 @@ async def _begin(wish: Wish, asked: Settings, pair: Pair) -> None:
     wish.folder.begin(new_card(asked, small, large, command=shlex.join(["glimprouter", *sys.argv[1:]])))
 
 
-def _job(wish: Wish, asked: Settings, pair: Pair) -> AsyncIterator[Event]:
+def _job(wish: Wish, asked: Settings, pair: Pair, grade: Grading) -> AsyncIterator[Event]:
     questions = list(wish.questions)
     if wish.mode == "collect":
         routing = dataclasses.replace(asked.routing, threshold=asked.threshold_nats)
@@ -149,7 +151,7 @@ def _job(wish: Wish, asked: Settings, pair: Pair) -> AsyncIterator[Event]:
         pair.small,
         pair.large,
         sampling=asked.sampling,
-        grade=wish.grade,
+        grade=grade,
         meter=None if remote else CpuMeter(),
         concurrency=wish.concurrency,
         budget=wish.budget,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from glimprouter.evaluate.grading import extract
+from glimprouter.evaluate.graders.extraction import extract
 from glimprouter.evaluate.methods import Method
-from glimprouter.evaluate.suites.tiny import Problem, step_follows
+from glimprouter.evaluate.suites.suite import Problem
+from glimprouter.evaluate.suites.tiny import step_follows
 from glimprouter.evaluate.unstreamed import Unstreamed, can_complete
 from glimprouter.flow.engine import Engine
 from glimprouter.flow.request import Request

@@ -19,7 +19,7 @@ from glimprouter.config import SIDES, Routing, Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.evaluate.records import LineFile
 from glimprouter.evaluate.run import answer_seed
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 from glimprouter.flow.dispatch import ANSWER_RESERVE_TOKENS
 from glimprouter.flow.engine import Engine, Token, Usage
 from glimprouter.flow.glimpse import Glimpse, glimpse_of

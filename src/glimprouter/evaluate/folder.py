@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     that it can be matched to methods of any share; `target_share` is of thought tokens."""
 
     suite: str = "tiny"
+    suite_revision: str = ""
     mode: Mode = "compare"
     questions: int
     pilot_questions: int = 0

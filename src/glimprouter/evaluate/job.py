@@ -20,7 +20,7 @@ from glimprouter.evaluate.methods import RANDOM_POSITIONS, Method, glimpse_at, m
 from glimprouter.evaluate.positions import with_patterns
 from glimprouter.evaluate.records import AnswerFile, Outcome
 from glimprouter.evaluate.run import Runner, Slot, slots
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 
 PILOT_QUESTIONS = 60
 """Of the calibrate split, answered by glimpse alone: for the share that Random aims at, and for the sweep's grid."""

@@ -20,16 +20,16 @@ from glimprouter.errors import EngineError
 from glimprouter.evaluate.answering import Answerer
 from glimprouter.evaluate.budget import Budget, BudgetSpent, Spending
 from glimprouter.evaluate.cpu import CpuMeter
-from glimprouter.evaluate.grading import extract
+from glimprouter.evaluate.graders.grade import Grade
 from glimprouter.evaluate.methods import Method
 from glimprouter.evaluate.records import AnswerFile, Key, Outcome, Record
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 from glimprouter.flow.engine import Engine
 from glimprouter.flow.request import ask
 from glimprouter.flow.reward import RewardEngine
 
-Grader = Callable[[Problem, str | None], float]
-"""1.0 for a right answer, 0.0 for any other; None, nothing extracted, is wrong."""
+Grading = Callable[[Problem, str], Grade]
+"""A grader's `grade`; it may take seconds, and is called in a thread of its own."""
 
 ATTEMPTS = 2
 """An engine that fails twice in a row at the same answer ends the run; what is kept is kept."""
@@ -73,7 +73,7 @@ class Runner:
         large: Engine,
         *,
         sampling: Sampling,
-        grade: Grader,
+        grade: Grading,
         meter: CpuMeter | None = None,
         concurrency: int = 1,
         budget: Budget | None = None,
@@ -151,15 +151,16 @@ class Runner:
         wall_ms = (time.perf_counter() - begun) * 1000
         cpu_ended_ms = self._cpu_ms()
         answer = trace.answer_text
-        extracted = extract(answer)
+        grade = await asyncio.to_thread(self._grade, problem, answer)
         return Record(
             question=problem.id,
             family=problem.family,
             method=slot.method.name,
             sample=slot.sample,
-            correct=int(self._grade(problem, extracted) >= 1.0),
+            correct=int(grade.correct),
             answer=answer,
-            extracted=extracted,
+            extracted=grade.extracted,
+            reason=grade.reason,
             gold=problem.answer,
             wall_ms=wall_ms,
             cpu_ms=None if cpu_begun_ms is None or cpu_ended_ms is None else cpu_ended_ms - cpu_begun_ms,

@@ -11,9 +11,9 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Split = Literal["train", "calibrate", "report"]
+from glimprouter.evaluate.suites.suite import Problem, Split
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
@@ -34,17 +34,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 _SEED_BASE: dict[str, int] = {"train": 0, "calibrate": 1_000_000_000, "report": 2_000_000_000}
 _EQUATION = re.compile(r"(-?\d+) = (-?\d+) ([-+*/]) (-?\d+)(?: \* (\d+))?\.")
 _LEGS = re.compile(r"(-?\d+) legs on (\d+) ([a-z ]+), (\d+) each\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One question with its gold answer; `metadata` is reasoning-gym's own entry, which its scorer wants back."""
-
-    id: str
-    family: str
-    question: str
-    answer: str
-    entry: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
