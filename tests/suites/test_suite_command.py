@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("math_verify")
 
-from glimprouter.cli import evaluate
+from glimprouter.cli import evaluate_run
 from glimprouter.cli.main import main
 from glimprouter.pair import Pair
 from tests.evaluate.world import engines
@@ -23,7 +23,7 @@ def scripted_pair(monkeypatch: pytest.MonkeyPatch) -> None:
         small, large = engines()
         yield Pair(small, large, 0.9)
 
-    monkeypatch.setattr(evaluate, "open_pair", open_pair)
+    monkeypatch.setattr(evaluate_run, "open_pair", open_pair)
 
 
 def run(*arguments: str) -> int:
