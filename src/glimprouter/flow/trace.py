@@ -76,7 +76,8 @@ class AnswerText(msgspec.Struct, kw_only=True):
 
 
 class Trace(msgspec.Struct, kw_only=True):
-    """Everything that happened for one answer. `router_close` is text the router set to close the thought."""
+    """Everything that happened for one answer. `router_close` is text the router set to close the thought;
+    `prompt_tokens` is the length of the prompt as the model that writes the answer reads it."""
 
     version: int = TRACE_VERSION
     id: str
@@ -85,6 +86,7 @@ class Trace(msgspec.Struct, kw_only=True):
     answer_by: Side
     sampling: Sampling
     messages: list[dict[str, str]]
+    prompt_tokens: int = 0
     small: ModelUsage
     large: ModelUsage
     steps: list[Step] = []
