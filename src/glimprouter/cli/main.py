@@ -15,6 +15,7 @@ VERBS = {
     "ask": "Let two models write one answer, and watch who writes what.",
     "doctor": "Check two models before use: can they work together, and how well.",
     "evaluate": "Compare policies on questions with known answers.",
+    "serve": "An OpenAI-compatible endpoint in front of the two models.",
     "trace": "Show and summarise recorded answers.",
 }
 

@@ -32,9 +32,7 @@ class ApiError(Exception):
 
     def body(self) -> bytes:
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return orjson.dumps(
-            {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-        )
+        return orjson.dumps({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         headers = []

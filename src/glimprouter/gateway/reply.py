@@ -62,19 +62,19 @@ def evidence_headers(evidence: dict[str, Any]) -> list[tuple[bytes, bytes]]:
 class Form:
     """How one answer is written down. `inline` puts the thought, in tags, into the content."""
 
-    def __init__(self, *, id_: str, created: int, model: str, chat: bool, settings: GatewaySettings, usage: bool) -> None:
+    def __init__(
+        self, *, id_: str, created: int, model: str, chat: bool, settings: GatewaySettings, usage: bool
+    ) -> None:
         """`usage`: whether a streamed answer ends with a chunk that holds it."""
         self._chat = chat
         self._style = settings.reasoning
         self._wants_usage = usage
-        kind = ("chat.completion" if chat else "text_completion")
+        kind = "chat.completion" if chat else "text_completion"
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{id_}"
         self._fields = {"id": self._id, "created": created, "model": model}
         self._whole_kind, self._chunk_kind = kind, f"{kind}.chunk" if chat else kind
         head = orjson.dumps({**self._fields, "object": self._chunk_kind})[:-1]
-        self._before = b"data: " + head + (
-            b',"choices":[{"index":0,"delta":{' if chat else b',"choices":[{"index":0,'
-        )
+        self._before = b"data: " + head + (b',"choices":[{"index":0,"delta":{' if chat else b',"choices":[{"index":0,')
         end = (b"}" if chat else b"") + b',"logprobs":null,"finish_reason":null}]'
         self._after = end + (b',"usage":null}\n\n' if usage else b"}\n\n")
         self._end = end
@@ -122,9 +122,7 @@ class Form:
         last = {**self._fields, "object": self._chunk_kind, "choices": [choice], "glimprouter": extension}
         chunks = [last | ({"usage": None} if self._wants_usage else {})]
         if self._wants_usage:
-            chunks.append(
-                {**self._fields, "object": self._chunk_kind, "choices": [], "usage": usage_of(trace)}
-            )
+            chunks.append({**self._fields, "object": self._chunk_kind, "choices": [], "usage": usage_of(trace)})
         return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
 
     def whole(self, trace: Trace, thought: str, answer: str, extension: dict[str, Any]) -> bytes:
@@ -132,7 +130,7 @@ class Form:
             answer = f"<think>\n{thought}\n</think>\n\n{answer}"
             extra = {}
         else:
-            extra = {name: thought for name in self._thought_names}
+            extra = dict.fromkeys(self._thought_names, thought)
         message: dict[str, Any] = (
             {"message": {"role": "assistant", "content": answer, "refusal": None, **extra}}
             if self._chat

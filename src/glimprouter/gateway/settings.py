@@ -116,9 +116,7 @@ def load_settings(path: Path | None) -> Settings:
     if not isinstance(keys, dict) or not all(isinstance(entry, dict) for entry in keys.values()):
         raise ConfigError(f"{path}: gateway.keys must hold tables, [gateway.keys.NAME]", field="gateway.keys")
     where = str(path)
-    known = {
-        name: from_table(Key, entry, where=where, prefix=f"gateway.keys.{name}.") for name, entry in keys.items()
-    }
+    known = {name: from_table(Key, entry, where=where, prefix=f"gateway.keys.{name}.") for name, entry in keys.items()}
     # A host that is not loopback asks for keys, and these are read apart: for the check both must be there.
     host = {"host": gateway.pop("host")} if isinstance(gateway.get("host"), str) else {}
     settings = from_table(GatewaySettings, gateway, where=where, prefix="gateway.")
@@ -134,8 +132,7 @@ def _interpolated(value: Any, *, where: str, name: str) -> Any:
     """The same with every ${NAME} in a text replaced by the environment variable's value."""
     if isinstance(value, dict):
         return {
-            key: _interpolated(item, where=where, name=f"{name}.{key}" if name else key)
-            for key, item in value.items()
+            key: _interpolated(item, where=where, name=f"{name}.{key}" if name else key) for key, item in value.items()
         }
     if isinstance(value, list):
         return [_interpolated(item, where=where, name=name) for item in value]

@@ -142,13 +142,17 @@ def completion_asked(data: dict[str, Any], config: Config) -> Asked:
     return _routed(body, ({"role": "user", "content": prompts[0]},), config, _budget(None, body.max_tokens))
 
 
-def _sorted(data: dict[str, Any], table: Mapping[str, Field], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def _sorted(
+    data: dict[str, Any], table: Mapping[str, Field], prefix: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What of a body says something, and what of that one model alone can do."""
     kept, passed = {}, {}
     for key, value in data.items():
         field = table.get(key)
         if field is None:
-            raise refused("unknown field; docs/gateway.md lists those there are", f"{prefix}{key[:64]}", code="unknown_field")
+            raise refused(
+                "unknown field; docs/gateway.md lists those there are", f"{prefix}{key[:64]}", code="unknown_field"
+            )
         if value is None or (field.outcome != "honoured" and _is_idle(value, field)):
             continue
         if field.outcome == "refused":
