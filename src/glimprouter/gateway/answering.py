@@ -46,7 +46,7 @@ async def within(router: Router, request: Request, max_tokens: int | None) -> As
 
 
 class Reply:
-    """What is sent for one request. Nothing is sent before the first text, so that a failure until then has a status."""
+    """What is sent for one request. Nothing is sent before the first text: a failure until then has a status."""
 
     def __init__(self, send: Send, headers: Pairs) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""A gateway's life: the pair is opened, two ports served, the file watched, and what is under way drained in the end."""
+"""A gateway's life: the pair opened, two ports served, the file watched, what is under way drained in the end."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _server(app: Any) -> _Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
-        )  # fmt: skip
+        )
     )
 
 
