@@ -140,7 +140,7 @@ DEEP = b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
         (b"not json", 400), (b"\xef\xbb\xbf{}", 400), ("{}".encode("utf-16"), 400), (b'{"temperature": NaN}', 400),
         (b'{"temperature": 1e400}', 400), (DEEP, 400), (b"[]", 400), (b'{"model":"a","model":"b"}', 400),
         (b'{"model":"\\ud800"}', 400), (chat(Model="x"), 400), (chat(n=10**6), 400), (chat(max_tokens=-1), 400),
-        (chat(max_tokens=10**12), 400), (chat(seed=2**64), 400), (chat(stop=["x"] * 10_000), 400),
+        (chat(max_tokens=10**12), 400), (chat(seed=2**64 - 1), 400), (chat(stop=["x"] * 10_000), 400),
         (chat(stop=""), 400), (chat(temperature="x"), 400), (chat(temperature=-1), 400), (chat(messages=[]), 400),
         (chat(messages=[{"role": "wizard", "content": "x"}]), 400), (chat(messages=[{"role": "user"}]), 400),
         (chat(messages=[{"role": "user", "content": {}}]), 400), (chat(tools=[{}] * 1000), 400),

@@ -52,6 +52,7 @@ class Reply:
         self._send = send
         self._headers = headers
         self.status = 0
+        self.client = "none"
         self._streams = False
 
     async def whole(self, status: int, body: bytes, headers: Pairs) -> None:
@@ -112,6 +113,18 @@ async def write_answer(
         if trace is not None:
             on_trace(trace)
     assert trace is not None
+    await _end(reply, trace, asked, form, beat, texts, before_router_ms)
+
+
+async def _end(
+    reply: Reply,
+    trace: Trace,
+    asked: Asked,
+    form: Form,
+    beat: Heartbeat | None,
+    texts: dict[str, list[str]],
+    before_router_ms: float,
+) -> None:
     if trace.error is not None:
         raise ApiError(502, "an engine failed inside the answer", code="engine_failed", retry=not trace.steps)
     evidence = evidence_of(trace, before_router_ms)

@@ -92,29 +92,13 @@ class Gateway:
         path = scope["path"]
         request_id = uuid.uuid4().hex
         reply = Reply(send, [(b"x-request-id", request_id.encode())])
-        client = "none"
         try:
-            headers = scope["headers"]
-            if len(headers) > MOST_HEADERS or sum(len(a) + len(b) for a, b in headers) > MOST_HEADER_BYTES:
-                raise ApiError(431, "the headers are too many or too long", code="headers_too_large")
+            _check_headers(scope["headers"])
             if path in HOT:
-                if scope["method"] != "POST":
-                    raise ApiError(405, "send POST", code="method_not_allowed")
-                live = self.live
-                asker = live.clients.client(headers)
-                client = asker.name
-                limits = live.settings.gateway
-                body = await read_body(
-                    headers, receive, most_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s
-                )
-                asked = HOT[path](parse_body(body, most_depth=limits.max_depth), live.settings.config)
-                if not asker.may_use(asked.target.name):
-                    raise ApiError(403, "this key may not use that model", param="model", code="model_not_allowed")
-                work = self._answer(live, asker, asked, reply, request_id, path, begun)
-                await self._until_done_or_gone(work, receive)
+                await self._hot(scope, receive, reply, request_id, begun)
             else:
                 if path.startswith("/v1/"):
-                    self.live.clients.client(headers)
+                    self.live.clients.client(scope["headers"])
                 await self._pages(scope, receive, send)
                 reply.status = 200
         except ClientGone:
@@ -127,8 +111,23 @@ class Gateway:
             await reply.fail(told)
         finally:
             if path in HOT:
-                self.metrics.requests.labels(path, reply.status or 499, client).inc()
+                self.metrics.requests.labels(path, reply.status or 499, reply.client).inc()
                 self.metrics.seconds.labels(path).observe(time.perf_counter() - begun)
+
+    async def _hot(self, scope: dict[str, Any], receive: Receive, reply: Reply, request_id: str, begun: float) -> None:
+        """One request for text: who asks, for what, and the answer."""
+        if scope["method"] != "POST":
+            raise ApiError(405, "send POST", code="method_not_allowed")
+        path, headers, live = scope["path"], scope["headers"], self.live
+        asker = live.clients.client(headers)
+        reply.client = asker.name
+        limits = live.settings.gateway
+        body = await read_body(headers, receive, most_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+        asked = HOT[path](parse_body(body, most_depth=limits.max_depth), live.settings.config)
+        if not asker.may_use(asked.target.name):
+            raise ApiError(403, "this key may not use that model", param="model", code="model_not_allowed")
+        work = self._answer(live, asker, asked, reply, request_id, path, begun)
+        await self._until_done_or_gone(work, receive)
 
     async def _answer(
         self, live: Live, asker: Client, asked: Asked, reply: Reply, request_id: str, path: str, begun: float
@@ -223,6 +222,11 @@ class Gateway:
                 "answer_by": routing.answer_by,
             }
         return described
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
+        raise ApiError(431, "the headers are too many or too long", code="headers_too_large")
 
 
 async def _hang_up(receive: Receive) -> None:

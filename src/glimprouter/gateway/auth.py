@@ -82,13 +82,13 @@ class Clients:
 
     def __init__(self, keys: Mapping[str, Key], *, before: Clients | None = None) -> None:
         """`before` are those of the settings that these replace: an unchanged key keeps its counts."""
-        self._keys = dict(keys)
-        kept = before._clients if before is not None else {}
-        old = before._keys if before is not None else {}
-        self._clients = {
-            name: kept[name] if old.get(name) == key else Client(name, key) for name, key in self._keys.items()
+        self.keys = dict(keys)
+        kept = before.clients if before is not None else {}
+        old = before.keys if before is not None else {}
+        self.clients = {
+            name: kept[name] if old.get(name) == key else Client(name, key) for name, key in self.keys.items()
         }
-        self._digests = [(name, bytes.fromhex(key.sha256)) for name, key in self._keys.items()]
+        self._digests = [(name, bytes.fromhex(key.sha256)) for name, key in self.keys.items()]
         self._anonymous = Client("anonymous", None)
 
     def client(self, headers: Iterable[tuple[bytes, bytes]]) -> Client:
@@ -101,4 +101,4 @@ class Clients:
         found = [name for name, known in self._digests if hmac.compare_digest(known, digest)]
         if scheme.lower() != b"bearer" or not found:
             raise ApiError(401, "no valid key; send Authorization: Bearer KEY", code="invalid_api_key")
-        return self._clients[found[0]]
+        return self.clients[found[0]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Outcome = Literal["honoured", "passed", "refused"]
-"""honoured: holds across hand-overs; passed: for one model alone, 400 with `param` as yet; refused: 400 with `param`."""
+"""honoured: holds across hand-overs; passed: for one model alone, as yet 400 with `param`; refused: 400 likewise."""
 
 
 @dataclass(frozen=True, slots=True)
