@@ -11,7 +11,7 @@ DEFAULT_Q = Solve the following multiplication: 41 * 74. Give only the result as
 override Q := $(if $(value Q),$(value Q),$(value DEFAULT_Q))
 export Q
 ARGS ?=
-BENCHMARKS := handover overhead concurrency speculation logprobs published-loop
+BENCHMARKS := handover overhead concurrency speculation logprobs published-loop calibration
 CHECKED := $(wildcard src tests lab benchmarks)
 UV_VERSION := 0.13.9
 

@@ -41,7 +41,7 @@ from benchmarks.paced_gguf import Size, write_paced_pair
 from benchmarks.report import key_values, median_and_range, save, table
 from glimprouter.config import SIDES, Routing, Sampling, Side
 from glimprouter.engines.local_gguf import LocalGguf
-from glimprouter.evaluate.questions import draw
+from glimprouter.evaluate.suites.drawing import draw
 from glimprouter.flow.engine import Engine, Session, Usage
 from glimprouter.flow.prompt import Prompt, Prompter
 from glimprouter.flow.request import Request, ask

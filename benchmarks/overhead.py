@@ -9,7 +9,8 @@ other, far enough apart that each wakes us by itself. Everything the router does
 - small: one stream of TOKENS tokens with log-probabilities; its CPU per token is `token_us`
 - large: the same without log-probabilities, as the large model's tokens come
 - hand-overs: every second step by the large model; what CPU is left beyond the tokens of both, per call, is `call_us`
-- growth: the same hand-overs at thoughts of 1,000, 8,000 and 32,000 tokens
+- bare: the same bytes of the first, received by a protocol that does nothing with them; it is in the other figures too
+- growth: the same hand-overs over the last 1,000 tokens of thoughts of 1,000, 8,000 and 32,000
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -31,7 +33,6 @@ from benchmarks.report import key_values, save, table
 from glimprouter.config import Routing, model_at
 from glimprouter.engines import open_engine
 from glimprouter.flow.answer import Started, StepFinished
-from glimprouter.flow.engine import Engine
 from glimprouter.flow.request import ask
 from glimprouter.flow.trace import Trace
 from glimprouter.router import Router
@@ -70,30 +71,68 @@ async def replayed(dialect: str, *, step_tokens: int = STEP_TOKENS, gap_us: floa
                 pipe.close()
 
 
-async def think(small: Engine, large: Engine, routing: Routing) -> Run:
-    """One thought; what is left of the answer is not counted."""
+async def think(router: Router, routing: Routing, *, last_tokens: int = 0) -> Run:
+    """One thought; what is left of the answer is not counted. `last_tokens`: only so much of its end is."""
     trace: Trace | None = None
-    begun = time.process_time()
-    async with aclosing(Router(small, large).stream(ask("Why?", routing=routing))) as events:
+    begin_after = max(0, routing.max_thinking_tokens - last_tokens) if last_tokens else 0
+    begun = Run(time.process_time() * 1e6, 0, 0, 0, 0)
+    counting = not begin_after
+    async with aclosing(router.stream(ask("Why?", routing=routing))) as events:
         async for event in events:
             if isinstance(event, Started):
                 trace = event.trace
-            elif isinstance(event, StepFinished) and trace and trace.thought_ms:
-                break
-    cpu_us = (time.process_time() - begun) * 1e6
+            elif isinstance(event, StepFinished) and trace:
+                if trace.thought_ms:
+                    break
+                if not counting and trace.thought_tokens() >= begin_after:
+                    begun, counting = so_far(trace), True
+    # Streams that were open are accounted for when they close.
     assert trace is not None
-    calls = trace.small.calls + trace.large.calls
-    return Run(cpu_us, trace.thought_tokens("small"), trace.thought_tokens("large"), calls, len(trace.steps))
+    ended = so_far(trace)
+    return Run(*(getattr(ended, one.name) - getattr(begun, one.name) for one in fields(Run)))
 
 
-async def measure(small: Engine, large: Engine, tokens: int, rounds: int) -> dict[str, Any]:
+def so_far(trace: Trace) -> Run:
+    return Run(
+        time.process_time() * 1e6,
+        trace.thought_tokens("small"),
+        trace.thought_tokens("large"),
+        trace.small.calls + trace.large.calls,
+        len(trace.steps),
+    )
+
+
+async def bare_us(url: str, tokens: int) -> float:
+    """CPU per token of receiving a stream and nothing else."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    class Nothing(asyncio.Protocol):
+        received = 0
+
+        def data_received(self, _: bytes) -> None:
+            self.received += 1
+            if self.received >= tokens and not ended.done():
+                ended.set_result(None)
+
+    address = urlsplit(url)
+    begun = time.process_time()
+    transport, _ = await loop.create_connection(Nothing, address.hostname or "", address.port or 0)
+    body = b'{"stream":true,"n_probs":20}'
+    transport.write(b"POST /completion HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    await ended
+    transport.abort()
+    return (time.process_time() - begun) / tokens * 1e6
+
+
+async def measure(url: str, router: Router, tokens: int, rounds: int) -> dict[str, Any]:
     """Medians over rounds, the kinds of run in turn."""
     lone = replace(PLAIN, max_thinking_tokens=tokens)
-    figures: dict[str, list[float]] = {"token_us": [], "large_token_us": [], "call_us": []}
+    figures: dict[str, list[float]] = {"token_us": [], "large_token_us": [], "call_us": [], "bare_us": []}
     for number in range(rounds + 1):
-        alone = await think(small, large, replace(lone, policy="small", answer_by="small"))
-        plain = await think(small, large, replace(lone, policy="large"))
-        both = await think(small, large, lone)
+        alone = await think(router, replace(lone, policy="small", answer_by="small"))
+        plain = await think(router, replace(lone, policy="large"))
+        both = await think(router, lone)
         token_us, large_token_us = alone.cpu_us / alone.small_tokens, plain.cpu_us / plain.large_tokens
         # The glimpse of a pivot is drawn beside the tokens of its step.
         small_tokens = both.small_tokens + both.steps // 2
@@ -102,21 +141,20 @@ async def measure(small: Engine, large: Engine, tokens: int, rounds: int) -> dic
             figures["token_us"].append(token_us)
             figures["large_token_us"].append(large_token_us)
             figures["call_us"].append(rest_us / both.calls)
+            figures["bare_us"].append(await bare_us(url, tokens))
     return {name: statistics.median(values) for name, values in figures.items()} | {"rounds": figures}
 
 
-async def grow(small: Engine, large: Engine, rounds: int, figures: dict[str, Any]) -> list[dict[str, float]]:
-    """CPU per call while the thought is that long: between it and 1,000 tokens less."""
+async def grow(router: Router, rounds: int, figures: dict[str, Any]) -> list[dict[str, float]]:
+    """CPU per call over the last 1,000 tokens of a thought that long."""
     rows = []
     for tokens in GROWTH_TOKENS:
         times = []
         for _ in range(rounds):
-            longer = await think(small, large, replace(PLAIN, max_thinking_tokens=tokens))
-            shorter = await think(small, large, replace(PLAIN, max_thinking_tokens=max(1, tokens - 1_000)))
-            calls = longer.calls - shorter.calls
-            own_us = (longer.small_tokens - shorter.small_tokens) * figures["token_us"]
-            own_us += (longer.large_tokens - shorter.large_tokens) * figures["large_token_us"]
-            times.append((longer.cpu_us - shorter.cpu_us - own_us) / max(1, calls))
+            run = await think(router, replace(PLAIN, max_thinking_tokens=tokens), last_tokens=1_000)
+            own_us = (run.small_tokens + run.steps // 2) * figures["token_us"]
+            own_us += run.large_tokens * figures["large_token_us"]
+            times.append((run.cpu_us - own_us) / run.calls)
         rows.append({"thought_tokens": tokens, "call_us": statistics.median(times)})
     return rows
 
@@ -131,12 +169,13 @@ async def main() -> None:
     async with replayed(options.dialect) as url:
         small = await open_engine(model_at(url), side="small")
         large = await open_engine(model_at(url), side="large")
-        figures = await measure(small, large, options.tokens, options.rounds)
+        router = Router(small, large)
+        figures = await measure(url, router, options.tokens, options.rounds)
         if not options.no_growth:
-            figures["growth"] = await grow(small, large, max(3, options.rounds // 2), figures)
+            figures["growth"] = await grow(router, max(3, options.rounds // 2), figures)
         await small.close()
         await large.close()
-    names = ("token_us", "large_token_us", "call_us")
+    names = ("token_us", "large_token_us", "bare_us", "call_us")
     print(table(("CPU in the router", "us"), [(name, figures[name]) for name in names]))
     if "growth" in figures:
         rows = [(row["thought_tokens"], row["call_us"]) for row in figures["growth"]]

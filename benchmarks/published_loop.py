@@ -35,7 +35,7 @@ from benchmarks.schedule import THRESHOLD_NATS
 from glimprouter.config import SIDES, Routing, Sampling, Side, model_at
 from glimprouter.engines.http import HttpEngine
 from glimprouter.engines.servers import open_server
-from glimprouter.evaluate.questions import draw
+from glimprouter.evaluate.suites.drawing import draw
 from glimprouter.flow.answer import Started, StepFinished
 from glimprouter.flow.glimpse import entropy_of
 from glimprouter.flow.prompt import Prompter

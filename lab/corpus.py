@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from glimprouter.evaluate.suites.tiny import FAMILIES, Problem, SolvedStep, problems, solve
+from glimprouter.evaluate.suites.suite import Problem
+from glimprouter.evaluate.suites.tiny import FAMILIES, SolvedStep, problems, solve
 
 PARAGRAPH_SYSTEM = "Think in one paragraph, without blank lines."
 PLAIN_SYSTEMS = (

@@ -94,7 +94,9 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path, text:
 
 
 def test_unknown_key_near_to_none_lists_the_accepted_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="accepted: small, large, speculate, models, routing, sampling") as raised:
+    with pytest.raises(
+        ConfigError, match="accepted: small, large, reward, speculate, models, routing, sampling"
+    ) as raised:
         load_config(written(tmp_path, "colour = 'red'"))
     assert "Did you mean" not in str(raised.value)
 
@@ -120,8 +122,8 @@ def test_sampling_field_of_other_programs_is_refused_with_the_reason(tmp_path: P
         ("[sampling]\ntemperature = 1979-05-27", "sampling.temperature", "a number"),
         ("[routing]\nwarm = 1", "routing.warm", "true or false"),
         ("small = ['x']", "small", "a text"),
-        ("models = 'x'", "models", "a table of texts"),
-        ("[models]\nx = 1", "models", "a table of texts"),
+        ("models = 'x'", "models", "a table"),
+        ("[models]\nx = 1", "models", "a table"),
         ("routing = 3", "routing", "[routing]"),
         ("[[routing]]\nthreshold = 1", "routing", "[routing]"),
     ],

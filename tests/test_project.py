@@ -19,10 +19,10 @@ LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 HASHED_LOCKS = [lock for lock in LOCKS if lock.stem != "lab"]
 
 LAYER = {
-    "errors": 0, "config": 0, "models": 0, "stats": 0,
+    "errors": 0, "config": 0, "models": 0, "stats": 0, "mixtures": 0,
     "flow": 1,
     "policies": 2, "engines": 2,
-    "router": 3, "pair": 3, "doctor": 3, "glimprouter": 3,
+    "router": 3, "pair": 3, "strategies": 3, "doctor": 3, "glimprouter": 3,
     "gateway": 4, "evaluate": 4, "calibrate": 4,
     "cli": 5, "__main__": 5,
 }  # fmt: skip

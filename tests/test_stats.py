@@ -5,9 +5,12 @@ import random
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glimprouter.stats import (
     Bootstrap,
+    auroc,
     cluster_mean,
     median_at,
     paired_difference,
@@ -129,3 +132,15 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         estimate = cluster_mean(values, resamples=300, seed=trial)
         held += estimate.low <= 0.7 <= estimate.high
     assert 0.89 <= held / 200 <= 0.99
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
+def test_auroc_is_the_share_of_pairs_in_the_right_order(drawn: list[tuple[int, bool]]) -> None:
+    signal, positive = [float(value) for value, _ in drawn], [kind for _, kind in drawn]
+    pairs = [
+        (high > low) + 0.5 * (high == low)
+        for high, is_positive in zip(signal, positive, strict=True) if is_positive
+        for low, other in zip(signal, positive, strict=True) if not other
+    ]  # fmt: skip
+    found = auroc(signal, positive)
+    assert math.isnan(found) if not pairs else found == pytest.approx(statistics.fmean(pairs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -25,6 +26,20 @@ SURE_DRAFT = 0.75
 """A draft model stops proposing where its likeliest token is less probable than this."""
 
 
+SPLITTERS = {"blank-line": 0, "sentence": 0, "discourse": 0, "tokens": 64}
+"""Where steps may end, by name, with the tokens that `NAME(n)` sets; 0: it takes no number."""
+
+
+def parse_splitter(text: str) -> tuple[str, int]:
+    """Name and number of tokens. Raises ConfigError for what names no splitter."""
+    match = re.fullmatch(r"([a-z-]+)(?:\((\d{1,6})\))?", text)
+    name, number = match.groups() if match else (text, None)
+    if name not in SPLITTERS or (number is not None and not (SPLITTERS[name] and int(number))):
+        shown = ", ".join(f"{one} or {one}(n)" if tokens else one for one, tokens in SPLITTERS.items())
+        raise ConfigError(f"splitter is {text!r}; accepted: {shown}, with n a number of tokens", field="splitter")
+    return name, SPLITTERS[name] if number is None else int(number)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. Engines' own defaults never apply: every field is sent with every call.
@@ -42,13 +57,13 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0.0, 5.0)
-        _number("top_p", self.top_p, 0.0, 1.0, above=True)
-        _number("top_k", self.top_k, 0, 10**6)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _number("seed", self.seed, 0, 2**63 - 1)
+        number("temperature", self.temperature, 0.0, 5.0)
+        number("top_p", self.top_p, 0.0, 1.0, above=True)
+        number("top_k", self.top_k, 0, 10**6)
+        number("min_p", self.min_p, 0.0, 1.0)
+        number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        number("seed", self.seed, 0, 2**63 - 1)
 
 
 REFUSED_SAMPLING = {
@@ -63,23 +78,33 @@ REFUSED_SAMPLING = {
 """Sampling fields other programs know and this one refuses by name, with the reason."""
 
 
+Param = bool | int | float | str | list[str]
+"""A policy's own option, as TOML writes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """How an answer is routed. `threshold` None means: the pair's calibrated one, else the published 0.9 nats.
 
+    `signal` is the number of a glimpse that the threshold is of; None: the calibrated one, else entropy.
+    `params` are options that only the policy named knows; it checks them (`policies.check_policy`).
     `overlap`: the large model's stream runs on while the small one glimpses. `warm`: the idle model reads what the
     other writes, after each step and within it every `warm_every_tokens` (0: only after), unless more than
     `warm_beside_calls` of other answers are under way on its engine. `*_min_stay_steps`: how many steps a model keeps
-    writing once it has taken over, for engines where coming back is dear.
+    writing once it has taken over, for engines where coming back is dear. `splitter_moves`: a TOML file of phrases
+    that open a step, besides those that ship, for the splitter discourse.
     """
 
     policy: str = "glimpse"
     threshold: float | None = None
+    signal: str | None = None
     random_p: float = 0.5
     first_large_steps: int = 0
     answer_by: Side = "large"
     min_step_tokens: int = 4
     max_step_tokens: int = 512
+    splitter: str = "blank-line"
+    splitter_moves: str = ""
     max_thinking_tokens: int = 8192
     max_answer_tokens: int = 2048
     glimpse_top: int = 20
@@ -90,24 +115,26 @@ class Routing:
     warm_beside_calls: int = 0
     small_min_stay_steps: int = 1
     large_min_stay_steps: int = 1
+    params: dict[str, Param] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
-            _number("threshold", self.threshold, 0.0, 100.0)
-        _number("random_p", self.random_p, 0.0, 1.0)
-        _number("first_large_steps", self.first_large_steps, 0, 10**6)
+            number("threshold", self.threshold, 0.0, 100.0)
+        number("random_p", self.random_p, 0.0, 1.0)
+        number("first_large_steps", self.first_large_steps, 0, 10**6)
         if self.answer_by not in ("small", "large"):
             raise ConfigError(f"answer_by is {self.answer_by!r}; accepted: small, large", field="answer_by")
-        _number("min_step_tokens", self.min_step_tokens, 0, 10**4)
-        _number("max_step_tokens", self.max_step_tokens, 1, 10**6)
-        _number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
-        _number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
-        _number("glimpse_top", self.glimpse_top, 2, 1000)
-        _number("loop_repeats", self.loop_repeats, 2, 1000)
-        _number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
-        _number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
-        _number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
-        _number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
+        number("min_step_tokens", self.min_step_tokens, 0, 10**4)
+        number("max_step_tokens", self.max_step_tokens, 1, 10**6)
+        parse_splitter(self.splitter)
+        number("max_thinking_tokens", self.max_thinking_tokens, 1, 10**7)
+        number("max_answer_tokens", self.max_answer_tokens, 1, 10**7)
+        number("glimpse_top", self.glimpse_top, 2, 1000)
+        number("loop_repeats", self.loop_repeats, 2, 1000)
+        number("warm_every_tokens", self.warm_every_tokens, 0, 10**6)
+        number("warm_beside_calls", self.warm_beside_calls, 0, 10**6)
+        number("small_min_stay_steps", self.small_min_stay_steps, 1, 10**4)
+        number("large_min_stay_steps", self.large_min_stay_steps, 1, 10**4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +160,7 @@ class Model:
     def __post_init__(self) -> None:
         if not self.at or not all(self.at):
             raise ConfigError("at is empty; give a file, a folder or one address for each replica", field="at")
-        _number("speculate", self.speculate, 0, 64)
+        number("speculate", self.speculate, 0, 64)
 
 
 def model_at(text: str) -> Model:
@@ -151,17 +178,19 @@ def named_model(text: str, names: dict[str, str | Model]) -> Model:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration file. `models` gives names to models: `--small NAME`. A text there is what `model_at`
-    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say."""
+    reads, a table is a `Model`. `speculate` is the large model's, where its table does not say. `reward` is the address
+    of a process reward model, for policies that ask one."""
 
     small: str | None = None
     large: str | None = None
+    reward: str | None = None
     speculate: int = 0
     models: dict[str, str | Model] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        _number("speculate", self.speculate, 0, 64)
+        number("speculate", self.speculate, 0, 64)
 
 
 def load_config(path: Path) -> Config:
@@ -223,8 +252,11 @@ def _in_words(expected: Any) -> str:
     if origin is Literal:
         return ", ".join(options)
     if origin is dict:
-        return "a table of texts and tables"
-    if origin is tuple:
+        of_models = Model in typing.get_args(options[1])
+        return (
+            "a table of texts and tables" if of_models else "a table of numbers, texts, true or false, lists of texts"
+        )
+    if origin in (tuple, list):
         return "a text or a list of texts"
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[expected]
 
@@ -237,8 +269,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return value in options
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if origin in (tuple, list):
+        return isinstance(value, origin) and all(isinstance(item, str) for item in value)
     if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int:
@@ -246,8 +278,11 @@ def _fits(value: Any, expected: Any) -> bool:
     return isinstance(value, expected)
 
 
-def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """`low <= value <= high`, or `low < value` where `above`; never NaN. Whole bounds ask for a whole number."""
+def number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    """Raises ConfigError unless `low <= value <= high`, or `low < value` where `above`; NaN never passes.
+
+    Whole bounds ask for a whole number.
+    """
     kind, noun = (int, "a whole number") if isinstance(low, int) else ((int, float), "a number")
     bounds = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
     fits = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high

@@ -15,6 +15,9 @@ from glimprouter.engines import open_engine
 from glimprouter.engines.findings import Finding
 from glimprouter.errors import ConfigError, PairError
 from glimprouter.flow.engine import Engine
+from glimprouter.flow.prior import Calibrated
+from glimprouter.flow.reward import RewardEngine
+from glimprouter.policies import NEED_LOGPROBS
 from glimprouter.router import Router
 
 TINY_SMALL, TINY_LARGE, TINY_WEAK = "tiny-small", "tiny-large", "tiny-weak"
@@ -24,8 +27,9 @@ SHIPPED = frozenset({TINY_SMALL, TINY_LARGE, TINY_WEAK})
 
 UNCALIBRATED = (
     f"no profile for this pair: the published threshold of {PUBLISHED_THRESHOLD_NATS} nats is used, which does not "
-    "travel between pairs. Collect some answers with --trace FILE; `glimprouter trace summary FILE` then lists which "
-    "threshold gives which large share: pass it with --threshold."
+    "travel between pairs. `glimprouter calibrate --prompts FILE --write PROFILE` finds this pair's own: pass it with "
+    "--profile. (Or collect answers with --trace FILE: `glimprouter trace summary FILE` lists which threshold gives "
+    "which large share; pass one with --threshold.)"
 )
 
 
@@ -38,9 +42,16 @@ class Pair:
     threshold_nats: float | None
     findings: tuple[Finding, ...] = ()
     """What a look at both engines gave to be warned of; empty for the pair that ships."""
+    reward: RewardEngine | None = None
+    """A process reward model, where one was named."""
+
+    calibrated: Calibrated | None = None
+    """What a profile holds, where one was given."""
 
     def router(self) -> Router:
-        return Router(self.small, self.large, threshold_nats=self.threshold_nats)
+        return Router(
+            self.small, self.large, reward=self.reward, threshold_nats=self.threshold_nats, calibrated=self.calibrated
+        )
 
 
 @asynccontextmanager
@@ -52,6 +63,7 @@ async def open_pair(
     parallel: int = 1,
     exact: bool = False,
     speculate: int = 0,
+    reward: str | None = None,
     routing: Routing | None = None,
 ) -> AsyncIterator[Pair]:
     """Open two models, closing both in the end. Without any, the tiny pair.
@@ -59,12 +71,16 @@ async def open_pair(
     `small` and `large` are a URL, a GGUF file, a Hugging Face folder, a name from `names`, or a model that ships.
     `parallel` is how many answers a local engine serves at once; `exact` trades its speed for reproducible arithmetic.
     `speculate`: the large model has the small one propose so many tokens at a time, where its own settings do not say;
-    both run here then. Both are looked at before they are used, for what `routing` will ask of them.
+    both run here then. `reward` is the address of a process reward model.
+    Both are looked at before they are used, for what `routing` will ask of them.
     Raises ModelError or PairError, with what to do.
     """
-    async with open_sides(small, large, names=names, parallel=parallel, exact=exact, speculate=speculate) as (
-        models,
-        outcomes,
+    async with (
+        open_sides(small, large, names=names, parallel=parallel, exact=exact, speculate=speculate) as (
+            models,
+            outcomes,
+        ),
+        _reward_model(reward) as reward_model,
     ):
         for outcome in outcomes.values():
             if isinstance(outcome, Exception):
@@ -76,9 +92,23 @@ async def open_pair(
                 "small one can propose none to the large one; leave it out",
                 field="speculate",
             )
-        pair = Pair(first, second, profile_threshold(small or TINY_SMALL, large or TINY_LARGE))
+        pair = Pair(first, second, profile_threshold(small or TINY_SMALL, large or TINY_LARGE), reward=reward_model)
         strangers = (small, large) != (None, None) and not {small, large} <= SHIPPED
         yield replace(pair, findings=await _screened(pair, routing or Routing())) if strangers else pair
+
+
+@asynccontextmanager
+async def _reward_model(url: str | None) -> AsyncIterator[RewardEngine | None]:
+    if url is None:
+        yield None
+        return
+    from glimprouter.engines.reward import HttpReward  # few ask one
+
+    engine = HttpReward(url)
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 @asynccontextmanager
@@ -128,7 +158,7 @@ async def _screened(pair: Pair, routing: Routing) -> tuple[Finding, ...]:
     """What to be warned of. Raises PairError, with the finding's own words, for an engine that cannot do its part."""
     from glimprouter.engines.probe import screen  # the pair that ships is not looked at, and should not pay for it
 
-    glimpses = routing.policy == "glimpse"
+    glimpses = routing.policy in NEED_LOGPROBS
     both = await asyncio.gather(
         screen(pair.small, "small", top=routing.glimpse_top, glimpses=glimpses), screen(pair.large, "large", top=0)
     )

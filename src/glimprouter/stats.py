@@ -110,3 +110,20 @@ def paired_difference(
     """Mean of `first - second`, value by value of the same questions; its interval by drawing questions."""
     differences = [[a - b] for a, b in zip(first, second, strict=True)]
     return cluster_mean(differences, resamples=resamples, seed=seed)
+
+
+def auroc(signal: Sequence[float], positive: Sequence[bool]) -> float:
+    """How often a positive has the higher signal than a negative, ties counted half; NaN where one kind is missing."""
+    order = sorted(range(len(signal)), key=signal.__getitem__)
+    positives, negatives = sum(positive), len(positive) - sum(positive)
+    twice_rank_sum = start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and signal[order[end]] == signal[order[start]]:
+            end += 1
+        # Equal signals share the mean of their ranks, start + 1 to end.
+        twice_rank_sum += (start + 1 + end) * sum(positive[place] for place in order[start:end])
+        start = end
+    if not (positives and negatives):
+        return math.nan
+    return (twice_rank_sum / 2 - positives * (positives + 1) / 2) / (positives * negatives)

@@ -256,3 +256,43 @@ def test_engines_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         assert gone(engines, within_s=5)
+
+
+DRAFTING = ["specreason", "speccot", "step-entropy", "step-perplexity", "speculative-thinking"]
+OTHERS = ["steer", "relaygen", "random-tokens"]
+
+
+@pytest.mark.parametrize("name", [*DRAFTING, *OTHERS])
+def test_every_policy_answers_on_the_tiny_pair(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, err = run(capsys, "ask", QUESTION, "--policy", name, "--seed", "2", "--json")
+    assert (code, err) == (0, "")
+    trace = json.loads(out)
+    assert trace["answer"]["text"].strip()
+    assert trace["thought_end"] == "closed"
+    assert trace["policy"].startswith(f"{name}(")
+    assert all(step["drafts"] for step in trace["steps"]) == (name in DRAFTING)
+
+
+def test_own_options_of_a_policy_are_given_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(
+        capsys, "ask", QUESTION, "--policy", "specreason", "--param", "accept=9", "--param", "expected=true", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["policy"] == "specreason(accept=9, expected=True)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--policy", "specreason", "--param", "acept=9"], "Did you mean params.accept?"),
+        (["--policy", "specreason", "--param", "accept=high"], "params.accept is 'high'; accepted: a number"),
+        (["--policy", "speccot", "--param", "drafts=9"], "accepted: from 2 to 8"),
+        (["--policy", "specreason", "--param", "accept"], "accepted: NAME=VALUE"),
+        (["--policy", "glimpse", "--param", "accept=9"], "takes no params"),
+        (["--policy", "rsd"], "the tiny pair has none"),
+    ],
+)
+def test_bad_options_of_a_policy_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert says in refused(capsys, QUESTION, *arguments)

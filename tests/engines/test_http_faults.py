@@ -302,7 +302,7 @@ async def test_a_connection_that_dies_before_the_first_byte_is_tried_once_more()
 
 async def test_any_number_of_connections_may_have_been_closed_meanwhile() -> None:
     """As a server does after so many replies or seconds: those that were kept alive together go together."""
-    kept, all_open = 0, asyncio.Event()
+    kept, all_open, all_closed = 0, asyncio.Event(), asyncio.Event()
 
     async def reply_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal kept
@@ -314,6 +314,8 @@ async def test_any_number_of_connections_may_have_been_closed_meanwhile() -> Non
         writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"tokens":[7]}')
         await reader.read(1)  # closed at the first byte of the next request
         writer.close()
+        if kept == 4:
+            all_closed.set()
 
     server = await asyncio.start_server(reply_once, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -321,7 +323,9 @@ async def test_any_number_of_connections_may_have_been_closed_meanwhile() -> Non
     async with server:
         assert await asyncio.gather(*(engine.encode(text) for text in "abc")) == [[7]] * 3
         assert await engine.encode("d") == [7]
+        all_closed.clear()
         await engine.close()
+        await all_closed.wait()
     assert kept == 4
 
 

@@ -137,7 +137,8 @@ async def test_a_time_that_is_up_is_no_end_but_a_reason_to_go_on_elsewhere(behav
         good.name, bad.name = "good", "bad"
         async with nobody_accepts() as address:
             if behave is None:
-                bad._facts, bad.url = await good.facts(), address
+                bad = HttpEngine(address, name="bad", timeouts=timeouts)
+                bad._facts = await good.facts()
             session = Session(next(f"{n}" for n in range(99) if ranked(f"{n}", ["good", "bad"])[0] == "bad"), 0.0)
             pool, tokens = Pool([bad, good]), list[Token]()
             async with pool.generate([5], GREEDY, max_tokens=99, top=0, usage=Usage(), session=session) as stream:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from glimprouter.evaluate.grading import extract
+from glimprouter.evaluate.graders.extraction import extract
 
 
 @pytest.mark.parametrize(

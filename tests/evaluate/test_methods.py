@@ -40,7 +40,13 @@ def test_methods_differ_in_routing_alone() -> None:
     base = Routing(max_thinking_tokens=77, min_step_tokens=3, first_large_steps=2, answer_by="small")
     for row in methods_of(list(METHODS), base, threshold_nats=0.4, random_p=0.3):
         neutral = replace(
-            row.routing, policy="glimpse", threshold=None, random_p=0.5, first_large_steps=2, answer_by="small"
+            row.routing,
+            policy="glimpse",
+            threshold=None,
+            random_p=0.5,
+            first_large_steps=2,
+            answer_by="small",
+            params={},
         )
         assert neutral == base
 

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from glimprouter.errors import ConfigError
-from glimprouter.evaluate.questions import PATIENCE, distinct, draw, require_gym, take_in_turn
-from glimprouter.evaluate.suites.tiny import FAMILIES, Problem, split_of
+from glimprouter.evaluate.suites.drawing import PATIENCE, distinct, draw, require_gym, take_in_turn
+from glimprouter.evaluate.suites.suite import Problem
+from glimprouter.evaluate.suites.tiny import FAMILIES, split_of
 
 
 def problem(text: str) -> Problem:

@@ -7,11 +7,13 @@ from pathlib import Path
 from glimprouter.config import Routing, Sampling
 from glimprouter.engines.scripted import Line, ScriptedEngine, Vocabulary
 from glimprouter.evaluate.folder import Card, Mode, ModelCard, Plan, RunFolder, Settings, new_card
+from glimprouter.evaluate.graders.extraction import extract
+from glimprouter.evaluate.graders.grade import Grade
 from glimprouter.evaluate.job import Answered, Comparison
 from glimprouter.evaluate.methods import METHODS, methods_of
 from glimprouter.evaluate.records import Key, Outcome
 from glimprouter.evaluate.run import Runner
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 
 FAMILIES = ("sums", "products")
 SMALL_SAYS, LARGE_SAYS = "4", "5"
@@ -43,8 +45,9 @@ def engines() -> tuple[ScriptedEngine, ScriptedEngine]:
     return small, ScriptedEngine(lines, answer=LARGE_SAYS, name="large", vocabulary=vocabulary)
 
 
-def grade(problem: Problem, answer: str | None) -> float:
-    return float(answer == problem.answer)
+def grade(problem: Problem, answer: str) -> Grade:
+    extracted = extract(answer)
+    return Grade(extracted == problem.answer, extracted)
 
 
 def runner(small: ScriptedEngine, large: ScriptedEngine, *, seed: int = 0) -> Runner:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimprouter.flow.steps import Cut, LoopWatch, Mark, Splitter
+from glimprouter.flow.splitters.blank_line import BlankLineSplitter as Splitter
+from glimprouter.flow.splitters.blank_line import Cut
+from glimprouter.flow.steps import LoopWatch, Mark
 
 NEVER = 10**9
 BLANKS = [" ", "\t", "\n", "\n\n", ".\n\n", "\r\n", "\n \n"]

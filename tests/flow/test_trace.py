@@ -16,6 +16,8 @@ from glimprouter.flow.glimpse import Glimpse
 from glimprouter.flow.trace import (
     TRACE_VERSION,
     AnswerText,
+    DraftRecord,
+    Judgement,
     ModelUsage,
     Step,
     Trace,
@@ -53,6 +55,28 @@ def whole() -> Trace:
         thought_end="closed",
         wall_ms=12.5,
     )
+
+
+def test_file_of_before_there_were_drafts_is_read(tmp_path: Path) -> None:
+    line = json.loads(to_line(whole()))
+    for name in ("reward", "attempts"):
+        del line[name]
+    for old in line["steps"]:
+        for name in ("drafts", "judgements", "decide_ms"):
+            del old[name]
+    for side in ("small", "large"):
+        for name in ("aside_calls", "aside_tokens"):
+            del line[side][name]
+    (tmp_path / "old.jsonl").write_text(json.dumps(line) + "\n")
+    assert list(read(tmp_path / "old.jsonl")) == [whole()]
+
+
+def test_trace_with_drafts_and_attempts_is_the_same_after_a_round(tmp_path: Path) -> None:
+    drafts = [DraftRecord(author="small", tokens=2, text="So", ids=[1, 2], end="boundary", perplexity=1.5)]
+    judgements = [Judgement(kind="score", judge="large", drafts=[0], value=3, expected=3.2, covered=0.9)]
+    whole_answer = trace(step("large", 3, drafts=drafts, judgements=judgements, end="cue"), attempts=[whole()])
+    append(tmp_path / "traces.jsonl", whole_answer)
+    assert list(read(tmp_path / "traces.jsonl")) == [whole_answer]
 
 
 def test_trace_is_the_same_after_a_round_through_its_file(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from glimprouter.config import Routing, Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
-from glimprouter.flow.moves import Plan, Probe
+from glimprouter.flow.moves import Move, Plan, Probe, Write
 from glimprouter.flow.trace import ModelUsage, Step, Trace
-from glimprouter.policies import POLICIES, check_policy, make_policy
+from glimprouter.policies import PLAIN, check_policy, make_policy
 
 
 def trace_of(*steps: Step) -> Trace:
@@ -27,9 +27,9 @@ def glimpse_of(entropy_nats: float) -> Glimpse:
     return Glimpse(entropy_nats, entropy_nats, entropy_nats, 1.0, 0, "So", ((0, 0.0),))
 
 
-def verdict(plan: Plan, *glimpses: Glimpse) -> tuple[Side, list[Probe]]:
+def verdict(plan: Plan, *glimpses: Glimpse) -> tuple[Side, list[Move]]:
     """Answer every move with the next glimpse; who is to write, and what was asked. Fails where more is asked."""
-    asked: list[Probe] = []
+    asked: list[Move] = []
     answers = iter(glimpses)
     try:
         move = next(plan)
@@ -37,7 +37,8 @@ def verdict(plan: Plan, *glimpses: Glimpse) -> tuple[Side, list[Probe]]:
             asked.append(move)
             move = plan.send(next(answers))
     except StopIteration as stop:
-        return stop.value.who, asked
+        written: Write = stop.value
+        return written.who, asked
 
 
 @settings(deadline=None)
@@ -68,7 +69,7 @@ def test_fixed_policy_asks_nothing(who: str) -> None:
     assert [verdict(policy.plan(trace_with(steps))) for steps in range(3)] == [(who, [])] * 3
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("first", [1, 3])
 def test_first_steps_go_to_large_unseen_and_then_the_policy_decides(name: str, first: int) -> None:
     plain = make_policy(Routing(policy=name), threshold_nats=0.9, seed=5)

@@ -13,7 +13,15 @@ import msgspec
 from rich.console import Console
 
 from glimprouter.cli.loop import run
-from glimprouter.cli.options import pair_options, routing_options, sampling_options, settings
+from glimprouter.cli.options import (
+    ProfileChoice,
+    pair_options,
+    profile_choice,
+    profile_options,
+    routing_options,
+    sampling_options,
+    settings,
+)
 from glimprouter.cli.screen import Screen, warn
 from glimprouter.config import Config
 from glimprouter.errors import RequestError
@@ -30,6 +38,7 @@ from glimprouter.policies import check_policy
 @pair_options
 @routing_options
 @sampling_options
+@profile_options
 @click.option("--system", help="System prompt.")
 @click.option("--stop", multiple=True, help="End the answer before this text; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole trace as one JSON object instead.")
@@ -40,14 +49,15 @@ def command(
     **options: Any,
 ) -> None:  # fmt: skip
     """Ask QUESTION (- reads it from standard input). Each step stands in its author's colour, H_init beside it."""
+    profile = profile_choice(options)
     config = settings(options)
-    check_policy(config.routing.policy)
+    check_policy(config.routing.policy, config.routing.params)
     text = sys.stdin.read() if question == "-" else question
     request = requests.ask(text.strip(), system=system, routing=config.routing, sampling=config.sampling, stop=stop)
     if trace_path:
         traces.check_writable(trace_path)
     console = Console(color_system=None if no_color else "auto", highlight=False, quiet=as_json)
-    trace = run(_answer(request, config, console))
+    trace = run(_answer(request, config, profile, console))
     if trace is None:
         raise RequestError("interrupted before the answer began")
     if trace_path:
@@ -60,17 +70,24 @@ def command(
         sys.exit(130 if trace.error == "cancelled" else 1)
 
 
-async def _answer(request: requests.Request, config: Config, console: Console) -> Trace | None:
+async def _answer(request: requests.Request, config: Config, profile: ProfileChoice, console: Console) -> Trace | None:
     """The trace of the answer, whole or broken off; None where Ctrl-C came before it began."""
     trace: Trace | None = None
     screen = Screen(console)
     try:
         async with open_pair(
-            config.small, config.large, names=config.models, speculate=config.speculate, routing=request.routing
+            config.small,
+            config.large,
+            names=config.models,
+            reward=config.reward,
+            speculate=config.speculate,
+            routing=request.routing,
         ) as pair:
             routing = request.routing
             warn(pair)
-            if routing.policy == "glimpse" and pair.threshold_nats is None and routing.threshold is None:
+            pair = await profile.of(pair)
+            uncalibrated = pair.threshold_nats is None and pair.calibrated is None
+            if routing.policy == "glimpse" and uncalibrated and routing.threshold is None:
                 Console(stderr=True, highlight=False).print(UNCALIBRATED, style="dim")
             async with aclosing(pair.router().stream(request)) as events:
                 async for event in events:

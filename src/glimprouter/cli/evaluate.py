@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from glimprouter.cli.loop import run
-from glimprouter.cli.options import pair_options, sampling_options, settings
+from glimprouter.cli.options import (
+    ProfileChoice,
+    pair_options,
+    profile_choice,
+    profile_options,
+    sampling_options,
+    settings,
+)
 from glimprouter.cli.screen import warn
+from glimprouter.cli.suites import SuiteGroup, suites
 from glimprouter.config import PUBLISHED_THRESHOLD_NATS, Config, Routing, named_model
 from glimprouter.errors import ConfigError, EngineError
 from glimprouter.evaluate import profiles, tables
@@ -31,11 +40,11 @@ from glimprouter.evaluate.job import (
     recalibrate,
 )
 from glimprouter.evaluate.job import Progress as Event
-from glimprouter.evaluate.methods import METHODS, check_methods
-from glimprouter.evaluate.questions import draw, require_gym
+from glimprouter.evaluate.methods import METHODS, PLAIN_METHODS, check_methods, needs_reward
 from glimprouter.evaluate.report import closing_line, report_of
 from glimprouter.evaluate.run import Runner
-from glimprouter.evaluate.suites import tiny as suite
+from glimprouter.evaluate.suites.registry import suite_of
+from glimprouter.evaluate.suites.suite import Problem, Suite
 from glimprouter.evaluate.unstreamed import can_complete
 from glimprouter.pair import TINY_LARGE, TINY_SMALL, Pair, open_pair
 
@@ -46,7 +55,7 @@ PLAIN_WIDTH = 130
 """Columns of a table that goes into a file or a pipe."""
 
 
-@click.group("evaluate")
+@click.group("evaluate", cls=SuiteGroup)
 def command() -> None:
     """Compare methods on questions with known answers."""
 
@@ -58,12 +67,20 @@ def show(folder: Path) -> None:
     _print_results(RunFolder(folder))
 
 
-@command.command("tiny")
+command.add_command(suites)
+
+
+@command.command("suite")
+@click.pass_context
 @pair_options
 @sampling_options
-@click.option("--n", "questions", type=int, help=f"Questions in all, evenly over six families [default: {QUESTIONS}].")
+@profile_options
+@click.option("--n", "questions", type=int, help=f"Questions in all, spread evenly [default: all; tiny: {QUESTIONS}].")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="A local file in the data set's format: JSON Lines or CSV."
+)
 @click.option("--samples", type=int, default=1, show_default=True, help="Answers to each question by each method.")
-@click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: all that the engines can do].")
+@click.option("--methods", help=f"Comma-separated, of: {', '.join(METHODS)} [default: {', '.join(PLAIN_METHODS)}].")
 @click.option("--threshold", type=float, help="Of glimpse, in nats [default: the pair's own, else 0.9].")
 @click.option("--random-p", type=float, help="Random's probability, at about glimpse's share [default: from a pilot].")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; the same one goes on [default: runs/tiny-…].")
@@ -72,30 +89,37 @@ def show(folder: Path) -> None:
 @click.option("--target-share", type=float, default=0.25, show_default=True, help="With --calibrate: of tokens.")
 @click.option("--write-profile", type=click.Path(path_type=Path), help="With --calibrate: put the result there.")
 @click.option("--sweep", is_flag=True, help="Also a grid of thresholds, in the same run.")
-def tiny(
-    methods: str | None, threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
+def evaluate_suite(
+    ctx: click.Context, /, data: Path | None, methods: str | None,
+    threshold: float | None, random_p: float | None, out: Path | None, calibrate: bool,
     sweep: bool, target_share: float, write_profile: Path | None, quick: bool, questions: int | None, samples: int,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Six families of small problems, made for the tiny pair; other pairs can be put in its place."""
+    """Compare methods on a suite. Two models of any kind can be put in the tiny pair's place."""
+    profile = profile_choice(options)
     config = settings(options)
     _check(calibrate, sweep, target_share, write_profile, samples)
-    require_gym()
-    default = QUICK_QUESTIONS if quick else CALIBRATION_QUESTIONS if calibrate else QUESTIONS
+    suite = suite_of(str(ctx.info_name), data=data, seed=config.sampling.seed)
+    whole = "calibrate" not in suite.splits
+    default = QUICK_QUESTIONS if quick else CALIBRATION_QUESTIONS if calibrate else None if whole else QUESTIONS
     count = default if questions is None else questions
     names = tuple(name.strip() for name in methods.split(",")) if methods is not None else None
     if names is not None:
         check_methods(names)
+    if whole:
+        _check_whole(suite, names, random_p, sweep)
     wish = _Wish(
         config=dataclasses.replace(config, routing=_routing(config, threshold, random_p)),
         mode="calibrate" if calibrate else "sweep" if sweep else "compare",
         methods=names,
-        questions=draw("calibrate" if calibrate else "report", count),
-        pilot=draw("calibrate", QUICK_PILOT_QUESTIONS if quick else PILOT_QUESTIONS),
+        suite=suite,
+        questions=suite.problems("calibrate" if calibrate and not whole else "report", count),
+        pilot=[] if whole else suite.problems("calibrate", QUICK_PILOT_QUESTIONS if quick else PILOT_QUESTIONS),
         samples=samples,
         random_p=random_p,
         target_share=target_share,
-        folder=RunFolder(out or Path("runs") / time.strftime("tiny-%Y%m%d-%H%M%S")),
+        profile=profile,
+        folder=RunFolder(out or Path("runs") / (suite.name.replace(":", "-") + time.strftime("-%Y%m%d-%H%M%S"))),
     )
     try:
         run(_run(wish))
@@ -116,11 +140,13 @@ class _Wish:
     config: Config
     mode: Mode
     methods: tuple[str, ...] | None
-    questions: list[suite.Problem]
-    pilot: list[suite.Problem]
+    suite: Suite
+    questions: list[Problem]
+    pilot: list[Problem]
     samples: int
     random_p: float | None
     target_share: float
+    profile: ProfileChoice
     folder: RunFolder
 
 
@@ -137,6 +163,21 @@ def _check(calibrate: bool, sweep: bool, target_share: float, write_profile: Pat
         profiles.read_profiles(write_profile)
 
 
+def _check_whole(suite: Suite, methods: tuple[str, ...] | None, random_p: float | None, sweep: bool) -> None:
+    """A suite without calibration questions can tell neither Random's share nor a grid of thresholds beforehand."""
+    chosen = PLAIN_METHODS if methods is None else methods
+    if sweep or ("random" in chosen and random_p is None):
+        raise ConfigError(
+            f"{suite.name} has no questions set apart for a pilot; give --random-p (the large share of glimpse, from a "
+            "calibration on another suite) or --methods without random, and no --sweep",
+            field="random_p",
+        )
+    if "oracle" in chosen:
+        raise ConfigError(
+            f"--methods names oracle, which only the tiny suite has; {suite.name} knows no steps", field="methods"
+        )
+
+
 def _routing(config: Config, threshold: float | None, random_p: float | None) -> Routing:
     """The config's routing with the options laid over it, which also checks them."""
     routing = config.routing
@@ -150,15 +191,26 @@ def _routing(config: Config, threshold: float | None, random_p: float | None) ->
 async def _run(wish: _Wish) -> None:
     console = _console(stderr=True)
     config = wish.config
-    async with open_pair(config.small, config.large, names=config.models, speculate=config.speculate) as pair:
+    async with open_pair(
+        config.small, config.large, names=config.models, reward=config.reward, speculate=config.speculate
+    ) as pair:
         warn(pair)
+        pair = await wish.profile.of(pair)
+        if pair.calibrated is not None and pair.calibrated.signal != "entropy":
+            raise ConfigError(
+                f"--profile is for signal {pair.calibrated.signal!r}; evaluate compares thresholds of entropy",
+                field="profile",
+            )
         asked = _settings(wish, pair)
         await _begin(wish, asked, pair)
         console.print(f"run folder: {wish.folder.path}", soft_wrap=True)
         remote = any(named_model(spec, config.models).at[0].startswith("http") for spec in _specs(config))
         meter = None if remote else CpuMeter()
-        runner = Runner(pair.small, pair.large, sampling=config.sampling, grade=suite.score, meter=meter)
-        await _follow(_job(wish, asked, runner), console)
+        with closing(wish.suite.grader()) as grader:
+            runner = Runner(
+                pair.small, pair.large, sampling=config.sampling, grade=grader.grade, meter=meter, reward=pair.reward
+            )
+            await _follow(_job(wish, asked, runner), console)
 
 
 def _settings(wish: _Wish, pair: Pair) -> Settings:
@@ -169,8 +221,16 @@ def _settings(wish: _Wish, pair: Pair) -> Settings:
         raise ConfigError(
             f"--methods names {UNSTREAMED}, but the large engine can only stream; leave it out", field="methods"
         )
-    methods = wish.methods or tuple(name for name in METHODS if name != UNSTREAMED or can_complete(pair.large))
+    if needs_reward(wish.methods or ()) and pair.reward is None:
+        raise ConfigError(
+            "--methods names rsd, which asks a process reward model, and there is none: name the address of one with "
+            "--reward, or leave it out",
+            field="methods",
+        )
+    methods = wish.methods or tuple(name for name in PLAIN_METHODS if name != UNSTREAMED or can_complete(pair.large))
     return Settings(
+        suite=wish.suite.name,
+        suite_revision=wish.suite.revision,
         mode=wish.mode,
         questions=len(wish.questions),
         pilot_questions=len(wish.pilot),

@@ -13,6 +13,7 @@ from glimprouter.errors import GlimprouterError, InputError
 
 VERBS = {
     "ask": "Let two models write one answer, and watch who writes what.",
+    "calibrate": "Find the threshold of a pair, from prompts of your own.",
     "doctor": "Check two models before use: can they work together, and how well.",
     "evaluate": "Compare policies on questions with known answers.",
     "serve": "An OpenAI-compatible endpoint in front of the two models.",

@@ -243,6 +243,10 @@ def _details(step: Step) -> str:
         parts.append(f"{drawn} thrown away" if step.author == "large" else drawn)
     parts.append(f"{step.tokens} {'token' if step.tokens == 1 else 'tokens'}")
     parts.append(f"{_ms(step.wall_ms)} ms, {_ms(step.wait_ms)} of it waiting")
+    if step.drafts:
+        kept = sum(draft.kept for draft in step.drafts)
+        parts.append(f"{len(step.drafts)} drafted, {kept} kept")
+    parts += [f"{one.kind} {one.value:g} by {one.judge}" for one in step.judgements]
     parts += ["hand-over"] if step.handover else []
     parts += [f"loop of {step.loop_cycle_steps}"] if step.loop_cycle_steps else []
     return " · ".join([*parts, step.end])

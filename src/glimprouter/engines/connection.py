@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from glimprouter.engines.dialects import Draw, Event
+from glimprouter.engines.http_client import Reply
 
 if TYPE_CHECKING:
     from glimprouter.engines.http import HttpEngine
@@ -23,7 +22,7 @@ class Connection:
         self._engine = engine
         self._draw = draw
         self._allowed_s = allowed_s
-        self._response: aiohttp.ClientResponse | None = None
+        self._reply: Reply | None = None
         self._rest = b""
         self._loop = asyncio.get_running_loop()
         self._ends = self._loop.time() + engine.timeouts.total_s
@@ -33,27 +32,28 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        return self._response is not None
+        return self._reply is not None
 
     async def open(self, draw: Draw) -> None:
         generate = self._engine.dialect.generate
         allowed_s = self._allowed_s()
         try:
             async with asyncio.timeout(allowed_s):
-                response = await self._engine.request(generate.path, generate.body(draw), draw.session)
-                if response.content_type != "text/event-stream":
-                    async with response:
-                        self._engine.refuse_broken(await response.read(), ValueError("not a stream"))
+                reply = await self._engine.request(generate.path, generate.body(draw), draw.session, stream=True)
+                if reply.content_type != "text/event-stream":
+                    self._engine.refuse_broken(await reply.read(), ValueError("not a stream"))
         except TimeoutError:
             raise self._engine.late("no token", allowed_s) from None
-        self._response = response
+        except OSError as error:
+            raise self._engine.lost(error) from error
+        self._reply = reply
         self._rest = b""
 
     def close(self) -> None:
         """Hang up, which stops the engine. llama.cpp closes the connection after a stream anyway."""
-        response, self._response = self._response, None
-        if response is not None:
-            response.close()
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -71,12 +71,12 @@ class Connection:
         return [self._engine.read_event(line, draw) for line in lines if line.startswith((b"data:", b"error:"))]
 
     async def _receive(self) -> bytes:
-        response = self._response
-        assert response is not None
+        reply = self._reply
+        assert reply is not None
         self._watch()
         try:
-            data = await response.content.readany()
-        except (aiohttp.ClientError, ConnectionError) as error:
+            data = await reply.read_some()
+        except ConnectionError as error:
             if not self._expired:
                 raise self._engine.lost(error) from error
             if self._loop.time() >= self._ends:
@@ -104,6 +104,6 @@ class Connection:
         if self._loop.time() < self._deadline:
             if self._deadline < math.inf:
                 self._timer = self._loop.call_at(self._deadline, self._expire)
-        elif self._response is not None:
+        elif self._reply is not None:
             self._expired = True
-            self._response.close()
+            self._reply.close()

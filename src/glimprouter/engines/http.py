@@ -6,13 +6,12 @@ Foreign errors end here: everything that leaves this module is an EngineError or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NoReturn, TypeVar
 
-import aiohttp
 import orjson
 
 from glimprouter.config import Sampling
@@ -21,6 +20,7 @@ from glimprouter.engines.coding import Coder, Coding, TokensApart
 from glimprouter.engines.dialects import THOUGHT_TAGS, Dialect, Draw, Event, Exchange, ModelInfo, Whole
 from glimprouter.engines.dialects.llamacpp import LLAMACPP
 from glimprouter.engines.faults import Fault, fault_in, seconds
+from glimprouter.engines.http_client import ConnectTimeout, HttpClient, Reply
 from glimprouter.engines.server_coder import ServerCoder
 from glimprouter.engines.stream import Stream
 from glimprouter.engines.text_mode import VOCABULARY, Pieces
@@ -35,9 +35,6 @@ from glimprouter.errors import (
 from glimprouter.flow.engine import Completion, EngineFacts, Message, Session, Token, Usage
 
 T = TypeVar("T")
-
-KEEP_ALIVE_S = 4.0
-"""Shorter than the 5 s after which uvicorn and llama.cpp's server hang up, so that we let go first."""
 
 FINGERPRINT_TEXT = (
     "The answer is 1234567890, or 3.14159e-10?\n\nSo:\n\n\n\tdef f(x):\n        return x**2  # été\r\n\r\n"
@@ -85,8 +82,12 @@ class HttpEngine:
         self.timeouts = timeouts or Timeouts()
         self.url = url.rstrip("/")
         self.key = key
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._client = HttpClient(
+            self.url,
+            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            connect_s=self.timeouts.connect_s,
+            spare=dialect.spare_connection,
+        )
         self._facts: EngineFacts | None = None
         self._coder = coder or ServerCoder(self)
         self._coding = self._coder if isinstance(self._coder, Pieces) else Coding(self._coder)
@@ -205,8 +206,7 @@ class HttpEngine:
 
     async def close(self) -> None:
         """Close every connection; open streams end with EngineUnavailable."""
-        while self._sessions:
-            await self._sessions.popitem()[1].close()
+        await self._client.close()
 
     # One request, one reply ------------------------------------------------------------------------------------------
 
@@ -222,59 +222,27 @@ class HttpEngine:
         allowed_s = self.timeouts.first_token_s if allowed_s is None else allowed_s
         try:
             async with asyncio.timeout(allowed_s):
-                response = await self.request(path, body, session)
-                async with response:
-                    return await response.read()
+                return await (await self.request(path, body, session)).read()
         except TimeoutError:
             raise self.late(f"no reply on {path}", allowed_s) from None
-        except aiohttp.ClientError as error:
+        except OSError as error:
             raise self.lost(error) from error
 
     async def request(
-        self, path: str, body: dict[str, Any] | None, session: Session | None = None
-    ) -> aiohttp.ClientResponse:
+        self, path: str, body: dict[str, Any] | None, session: Session | None = None, *, stream: bool = False
+    ) -> Reply:
         """Send a request; the reply's status is checked, its body not yet read."""
         data = None if body is None else _encoded(body)
         headers = self.dialect.headers(session.id) if session is not None else None
         try:
-            response = await self._send(path, data, headers)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                raise self.lost(error) from error
-            # A kept-alive connection that the server had closed meanwhile, as it may have closed all the others. Calls
-            # are stateless: once more, over a new one, is safe.
-            try:
-                response = await self._send(path, data, headers, fresh=True)
-            except aiohttp.ClientError as again:
-                raise self.lost(again) from again
-        except aiohttp.ServerTimeoutError as error:
+            reply = await self._client.send(path, data, headers, stream=stream)
+            if reply.status != 200:
+                self._refuse(reply.status, await reply.read(), reply.headers.get("retry-after"))
+        except ConnectTimeout as error:
             raise self.late("no connection", self.timeouts.connect_s) from error
-        except aiohttp.ClientError as error:
+        except OSError as error:
             raise self.lost(error) from error
-        if response.status != 200:
-            async with response:
-                self._refuse(response.status, await response.read(), response.headers.get("Retry-After"))
-        return response
-
-    async def _send(
-        self, path: str, data: bytes | None, headers: Mapping[str, str] | None, *, fresh: bool = False
-    ) -> aiohttp.ClientResponse:
-        method = "GET" if data is None else "POST"
-        session = self._sessions.get(fresh) or self._opened(fresh=fresh)
-        return await session.request(method, self.url + path, data=data, headers=headers, allow_redirects=False)
-
-    def _opened(self, *, fresh: bool) -> aiohttp.ClientSession:
-        """The session whose connections are kept, or the one where each request has a new one."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s)
-        keep = {"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE_S}
-        session = self._sessions[fresh] = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, **keep),
-            headers=self._headers,
-            timeout=timeout,
-            trust_env=False,
-            auto_decompress=False,
-        )
-        return session
+        return reply
 
     def _read(self, exchange: Exchange[T], data: bytes, *args: Any) -> T:
         try:

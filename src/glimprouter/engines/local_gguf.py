@@ -13,13 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-import aiohttp
-
 from glimprouter.config import SURE_DRAFT
 from glimprouter.engines.dialects import Dialect
 from glimprouter.engines.dialects.llamacpp import LLAMACPP, SPECULATING
 from glimprouter.engines.gguf_file import Scalar, read_metadata
 from glimprouter.engines.http import HttpEngine, Timeouts
+from glimprouter.engines.http_client import Reply
 from glimprouter.engines.slots import Slots
 from glimprouter.errors import EngineError, EngineUnavailable, ModelError
 from glimprouter.flow.engine import Session
@@ -128,14 +127,14 @@ class LocalGguf(HttpEngine):
         return engine
 
     async def request(
-        self, path: str, body: dict[str, Any] | None, session: Session | None = None
-    ) -> aiohttp.ClientResponse:
+        self, path: str, body: dict[str, Any] | None, session: Session | None = None, *, stream: bool = False
+    ) -> Reply:
         """Calls of one answer go to one slot, while there are enough of them."""
         if session is not None and body is not None:
             slot = self._slots.slot_of(session.id, body["prompt"])
             if slot is not None:
                 body = body | {"id_slot": slot}
-        return await super().request(path, body, session)
+        return await super().request(path, body, session, stream=stream)
 
     def leave(self, session: Session) -> None:
         self._slots.leave(session.id)

@@ -187,7 +187,7 @@ class Pool:
             try:
                 with self._watched(replica) as watch:
                     async with replica.engine.generate(
-                        [*ids, *drawn], seeded, max_tokens=left, top=top, usage=leg, session=session
+                        [*ids, *drawn] if drawn else ids, seeded, max_tokens=left, top=top, usage=leg, session=session
                     ) as tokens:
                         async for token in tokens:
                             watch.answered()

@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of a run. `random_p` None: taken from a pilot; `target_share` is of thought tokens."""
 
     suite: str = "tiny"
+    suite_revision: str = ""
     mode: Mode = "compare"
     questions: int
     pilot_questions: int = 0

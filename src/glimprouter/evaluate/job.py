@@ -18,7 +18,7 @@ from glimprouter.evaluate.folder import Plan, RunFolder, Settings
 from glimprouter.evaluate.methods import Method, glimpse_at, methods_of
 from glimprouter.evaluate.records import AnswerFile, Outcome
 from glimprouter.evaluate.run import Runner, Slot, slots
-from glimprouter.evaluate.suites.tiny import Problem
+from glimprouter.evaluate.suites.suite import Problem
 
 PILOT_QUESTIONS = 60
 """Of the calibrate split, answered by glimpse alone: for the share that Random aims at, and for the sweep's grid."""

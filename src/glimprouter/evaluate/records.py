@@ -22,7 +22,8 @@ CUT_THOUGHTS = ("thinking_budget", "context", "loop")
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """One answer to one question by one method. `extracted` is what was graded, None where nothing could be.
+    """One answer to one question by one method. `extracted` is what was graded, None where nothing could be;
+    `reason` is why it is not right, as far as the grader can say.
 
     `wall_ms` runs from the request to the last token. `cpu_ms` is of this process and the engines it started, over the
     same time; None where that cannot be had.
@@ -40,6 +41,7 @@ class Record(msgspec.Struct, kw_only=True):
     cpu_ms: float | None
     seed: int
     trace: Trace
+    reason: str = ""
 
 
 class Key(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ all of them alike. What the folder holds already is not asked again and keeps it
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -14,19 +15,18 @@ from hashlib import blake2b
 
 from glimprouter.config import Sampling
 from glimprouter.errors import EngineError
+from glimprouter.evaluate.answering import Answerer
 from glimprouter.evaluate.cpu import CpuMeter
-from glimprouter.evaluate.grading import extract
+from glimprouter.evaluate.graders.grade import Grade
 from glimprouter.evaluate.methods import Method
 from glimprouter.evaluate.records import AnswerFile, Key, Outcome, Record
-from glimprouter.evaluate.suites.tiny import Problem
-from glimprouter.evaluate.unstreamed import Unstreamed, can_complete
+from glimprouter.evaluate.suites.suite import Problem
 from glimprouter.flow.engine import Engine
-from glimprouter.flow.request import Request, ask
-from glimprouter.flow.trace import Trace
-from glimprouter.router import Router
+from glimprouter.flow.request import ask
+from glimprouter.flow.reward import RewardEngine
 
-Grader = Callable[[Problem, str | None], float]
-"""1.0 for a right answer, 0.0 for any other; None, nothing extracted, is wrong."""
+Grading = Callable[[Problem, str], Grade]
+"""A grader's `grade`; it may take seconds, and is called in a thread of its own."""
 
 ATTEMPTS = 2
 """An engine that fails twice in a row at the same answer ends the run; what is kept is kept."""
@@ -65,11 +65,11 @@ class Runner:
     """Two engines at work on slots. `meter` None leaves CPU times out."""
 
     def __init__(
-        self, small: Engine, large: Engine, *, sampling: Sampling, grade: Grader, meter: CpuMeter | None = None
-    ) -> None:
+        self, small: Engine, large: Engine, *, sampling: Sampling, grade: Grading, meter: CpuMeter | None = None,
+        reward: RewardEngine | None = None,
+    ) -> None:  # fmt: skip
         self._engines = (small, large)
-        self._router = Router(small, large)
-        self._unstreamed = Unstreamed(small, large) if can_complete(large) else None
+        self._answerer = Answerer(small, large, reward)
         self._sampling = sampling
         self._grade = grade
         self._meter = meter
@@ -86,9 +86,14 @@ class Runner:
     async def _warm_up(self, slot: Slot) -> None:
         """Connections, templates and the engines' first call cost time that belongs to no answer."""
         routing = replace(
-            slot.method.routing, policy="small", answer_by="large", max_thinking_tokens=4, max_answer_tokens=1
+            slot.method.routing,
+            policy="small",
+            params={},
+            answer_by="large",
+            max_thinking_tokens=4,
+            max_answer_tokens=1,
         )
-        await self._router.answer(ask(_DISPLACING_TEXT, routing=routing, sampling=self._sampling))
+        await self._answerer.router.answer(ask(_DISPLACING_TEXT, routing=routing, sampling=self._sampling))
 
     async def _try(self, slot: Slot) -> Record:
         for attempt in range(1, ATTEMPTS + 1):
@@ -106,19 +111,20 @@ class Runner:
         await self._cool_down()
         cpu_begun_ms = self._cpu_ms()
         begun = time.perf_counter()
-        trace = await self._answer(request, slot.method)
+        trace = await self._answerer.answer(request, slot.method, problem)
         wall_ms = (time.perf_counter() - begun) * 1000
         cpu_ended_ms = self._cpu_ms()
         answer = trace.answer_text
-        extracted = extract(answer)
+        grade = await asyncio.to_thread(self._grade, problem, answer)
         return Record(
             question=problem.id,
             family=problem.family,
             method=slot.method.name,
             sample=slot.sample,
-            correct=int(self._grade(problem, extracted) >= 1.0),
+            correct=int(grade.correct),
             answer=answer,
-            extracted=extracted,
+            extracted=grade.extracted,
+            reason=grade.reason,
             gold=problem.answer,
             wall_ms=wall_ms,
             cpu_ms=None if cpu_begun_ms is None or cpu_ended_ms is None else cpu_ended_ms - cpu_begun_ms,
@@ -135,12 +141,6 @@ class Runner:
             self._displacing = [(engine, await engine.encode(_DISPLACING_TEXT)) for engine in self._engines]
         for engine, ids in self._displacing:
             await engine.prefill(ids)
-
-    async def _answer(self, request: Request, method: Method) -> Trace:
-        if not method.unstreamed:
-            return await self._router.answer(request)
-        assert self._unstreamed is not None, "planned without an engine that can"
-        return await self._unstreamed.answer(request)
 
     def _cpu_ms(self) -> float | None:
         return self._meter.read_ms() if self._meter else None

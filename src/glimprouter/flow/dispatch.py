@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
-from dataclasses import replace
 
 from glimprouter.config import SIDES, Side
 from glimprouter.flow.answer import Event, HoldBack, StepFinished, StepStarted, Text
-from glimprouter.flow.engine import Token
-from glimprouter.flow.glimpse import Glimpse, glimpse_of
-from glimprouter.flow.moves import StepPolicy
+from glimprouter.flow.answering import write_answer
+from glimprouter.flow.deciding import Decision, Judges
+from glimprouter.flow.drawing import Drawing, Room
+from glimprouter.flow.moves import Keep, StepPolicy, Verdict, Write
 from glimprouter.flow.request import Request
-from glimprouter.flow.steps import LoopWatch, Mark, Splitter
-from glimprouter.flow.trace import AnswerEnd, AnswerText, Step, StepEnd, ThoughtEnd, Trace
-from glimprouter.flow.writer import Passage, Writer, WriterPair
+from glimprouter.flow.splitters import make_splitter
+from glimprouter.flow.steps import LoopWatch
+from glimprouter.flow.telling import Telling
+from glimprouter.flow.timing import Timing
+from glimprouter.flow.trace import DraftRecord, Step, StepEnd, ThoughtEnd, Trace
+from glimprouter.flow.until import Limit
+from glimprouter.flow.writer import Writer, WriterPair
 
 _THOUGHT_ENDS: dict[StepEnd, ThoughtEnd] = {
     "closed": "closed",
@@ -35,6 +39,7 @@ class Dispatch:
         request: Request,
         pair: WriterPair,
         trace: Trace,
+        judges: Judges,
         *,
         authors: Collection[Side],
         begun: float,
@@ -44,75 +49,111 @@ class Dispatch:
         self._request = request
         self._pair = pair
         self._trace = trace
-        self._clock = clock
-        self._begun = self._step_begun = begun
+        self._judges = judges
+        self._timing = Timing(clock, begun, trace)
         self._room_tokens = min(pair[side].prompt.room_tokens for side in SIDES) - ANSWER_RESERVE_TOKENS
-        self._glimpses: dict[Side, Glimpse] = {}
-        self._opened = False
-        self._rounds = 0
-        self._warmed = {*authors, request.routing.answer_by} if request.routing.warm else set[Side]()
         routing = request.routing
-        self._tokens = 0
+        self._warmed = frozenset((*authors, routing.answer_by) if routing.warm else ())
+        self._tokens = self._rounds = 0
+        self._step_text = ""
         self._loops = LoopWatch(routing.loop_repeats)
-        self._splitter = Splitter(
-            close_tag=pair["small"].prompt.format.close_tag,
-            min_step_tokens=routing.min_step_tokens,
-            max_step_tokens=routing.max_step_tokens,
-        )
+        self._splitter = make_splitter(routing, close_tag=pair["small"].prompt.format.close_tag)
+        trace.splitter = self._splitter.describe()
+        self._decision = self._new_decision()
         self.thinking = True
         if len(self._warmed) == len(SIDES):
             # The small model glimpses first; the large one reads the question meanwhile.
             pair["large"].warm()
 
-    async def decide(self, policy: StepPolicy) -> Side:
+    async def decide(self, policy: StepPolicy) -> Verdict:
         """Run the policy's plan for the next step: carry out its moves, return its verdict."""
-        self._glimpses, self._opened = {}, False
-        plan = policy.plan(self._trace)
-        try:
-            move = next(plan)
-            while True:
-                writer = self._pair[move.who]
-                if not self._request.routing.overlap:
-                    await self._pair.other(move.who).stop()
-                self._opened |= not writer.is_open
-                glimpse = await writer.look(len(self._trace.steps))
-                self._glimpses[move.who] = glimpse
-                move = plan.send(glimpse)
-        except StopIteration as verdict:
-            return verdict.value.who  # type: ignore[no-any-return]
-        finally:
-            plan.close()
+        self._decision = self._new_decision()
+        return await self._decision.run(policy)
 
-    async def write(self, who: Side) -> AsyncGenerator[Event, None]:
-        """Let `who` write the next step to its end, streaming it; the other hears of it."""
-        writer = self._pair[who]
-        step = Step(index=len(self._trace.steps), author=who, glimpse=self._glimpses.get("small"))
-        step.handover = self._opened or not writer.is_open
-        self._trace.steps.append(step)
+    def _new_decision(self) -> Decision:
+        return Decision(
+            self._request,
+            self._pair,
+            self._trace,
+            self._judges,
+            self._timing,
+            splitter=self._splitter,
+            room=self._room,
+            warmed=self._warmed,
+        )
+
+    @property
+    def _room(self) -> Room:
+        budget_tokens = self._request.routing.max_thinking_tokens
+        return Room(budget_tokens - self._tokens, self._room_tokens - self._tokens)
+
+    async def carry_out(self, verdict: Verdict) -> AsyncGenerator[Event, None]:
+        """Have the next step written, or a draft of it kept, telling of it as it comes; the other model hears of it."""
+        events = self._keep(verdict) if isinstance(verdict, Keep) else self._write(verdict)
+        async with aclosing(events) as step:
+            async for event in step:
+                yield event
+
+    async def _write(self, verdict: Write) -> AsyncGenerator[Event, None]:
+        """Stream the step while it is drawn."""
+        writer, idle = self._pair[verdict.who], self._pair.other(verdict.who)
+        await self._decision.drafts.drop()
+        step = Step(index=len(self._trace.steps), author=verdict.who)
+        step.handover = self._decision.opened or not writer.is_open
+        opens = not self._trace.steps or not self._trace.steps[-1].ends_within
+        self._begin(step, self._decision.drafts.records(None))
         # Only now: until the verdict the other's stream ran on, so that there is no gap where it stays the writer.
-        idle = self._pair.other(who)
-        await idle.stop()
-        if idle.side in self._warmed:
-            idle.warm()
+        await self._leave_idle(idle)
         yield StepStarted(step)
+        drawing = Drawing(step, writer, self._splitter, self._room, Limit(verdict.until, opens=opens), self._timing)
         guard = HoldBack(writer.prompt.format.close_tag)
         telling = Telling(step, every_tokens=self._warm_every_tokens(idle, writer))
         end: StepEnd | None = None
         while end is None:
-            token = await writer.take(step.index)
-            mark = self._append(step, writer, token)
+            token, end = await drawing.draw(step.index)
             if shown := guard.feed(token.text):
-                self._note_first_text()
-                yield Text(who, "thought", shown)
-            end = self._end_of(token, mark)
+                self._timing.text_shown()
+                yield Text(verdict.who, "thought", shown)
             if end is None and telling.is_due and token.text and not guard.holds:
                 idle.hear(telling.told(writer.facts.vocabulary))
                 idle.warm()
         if rest := guard.flush():
-            yield Text(who, "thought", rest)
+            yield Text(verdict.who, "thought", rest)
         self._finish(step, end)
         idle.hear(telling.rest(writer, tag_alone=not self._splitter.after_close))
         yield StepFinished(step)
+
+    async def _keep(self, verdict: Keep) -> AsyncGenerator[Event, None]:
+        """Show a draft, whole; its writer goes on from its last token."""
+        drafts = self._decision.drafts
+        drawing = await drafts.keep(verdict.draft)
+        step, writer = drawing.step, drawing.writer
+        idle, end = self._pair.other(writer.side), step.end
+        passage = drafts.passage_of(verdict.draft)
+        step.handover = self._decision.opened
+        self._begin(step, drafts.records(verdict.draft))
+        await self._leave_idle(idle)
+        self._splitter = drawing.splitter
+        yield StepStarted(step)
+        guard = HoldBack(writer.prompt.format.close_tag)
+        if shown := guard.feed(step.text) + guard.flush():
+            self._timing.text_shown()
+            yield Text(writer.side, "thought", shown)
+        self._finish(step, end)
+        idle.hear(passage)
+        yield StepFinished(step)
+
+    def _begin(self, step: Step, drafts: list[DraftRecord]) -> None:
+        """The verdict has fallen: the step stands in the trace from now on."""
+        step.glimpse = self._decision.glimpse
+        step.drafts, step.judgements = drafts, self._decision.judgements
+        step.decide_ms = self._timing.since_step_ms()
+        self._trace.steps.append(step)
+
+    async def _leave_idle(self, idle: Writer) -> None:
+        await idle.stop()
+        if idle.side in self._warmed:
+            idle.warm()
 
     def _warm_every_tokens(self, idle: Writer, writer: Writer) -> int:
         """How often within a step the idle model reads along; 0: not at all, for text is encoded whole, at its end."""
@@ -120,129 +161,32 @@ class Dispatch:
             return 0
         return self._request.routing.warm_every_tokens
 
-    def _append(self, step: Step, writer: Writer, token: Token) -> Mark:
-        if not step.ids:
-            step.wait_ms = (self._clock() - self._step_begun) * 1000
-        if token.id < 0:
-            return Mark.OPEN
-        if step.glimpse is None and writer.side == "small" and token.top and not token.text.isspace():
-            step.glimpse = glimpse_of(token, writer.facts.vocabulary_size)
-        step.ids.append(token.id)
-        step.text += token.text
-        self._tokens += 1
-        return self._splitter.token(token.text)
-
-    def _end_of(self, token: Token, mark: Mark) -> StepEnd | None:
-        if mark is Mark.CLOSED:
-            return "closed"
-        if token.finish == "stop":
-            return "end_token"
-        if self._tokens >= self._request.routing.max_thinking_tokens:
-            return "budget"
-        if token.finish == "length" or self._tokens >= self._room_tokens:
-            return "context"
-        if mark is Mark.BOUNDARY:
-            return "boundary"
-        return "forced" if mark is Mark.FORCED else None
-
     def _finish(self, step: Step, end: StepEnd) -> None:
-        now = self._clock()
         step.end = end
-        step.wall_ms = (now - self._step_begun) * 1000
-        self._step_begun = now
+        step.wall_ms = self._timing.step_ended()
+        self._tokens += len(step.ids)
         if end in _THOUGHT_ENDS:
             self._end_thought(_THOUGHT_ENDS[end])
             return
-        step.loop_cycle_steps = self._loops.step(step.text)
+        self._step_text += step.text
+        if step.ends_within:
+            return
+        step.loop_cycle_steps = self._loops.step(self._step_text)
+        self._step_text = ""
         self._rounds = self._rounds + 1 if step.loop_cycle_steps else 0
         if self._rounds > self._request.routing.loop_repeats:
             self._end_thought("loop")
 
     def _end_thought(self, how: ThoughtEnd) -> None:
         self._trace.thought_end = how
-        self._trace.thought_ms = (self._clock() - self._begun) * 1000
+        self._trace.thought_ms = self._timing.since_begun_ms()
         self.thinking = False
 
-    def _note_first_text(self) -> None:
-        if not self._trace.first_token_ms:
-            self._trace.first_token_ms = (self._clock() - self._begun) * 1000
-
     async def answer(self) -> AsyncGenerator[Event, None]:
-        """Have the answer written. Whoever did not close the thought itself is given the close in its own tags."""
-        who = self._request.routing.answer_by
-        writer = self._pair[who]
-        trace = self._trace
-        closed_by = trace.steps[-1].author if trace.thought_end == "closed" and trace.steps else None
-        if closed_by is None:
-            lead = "" if trace.steps and trace.steps[-1].text.endswith("\n") else "\n"
-            trace.router_close = lead + writer.prompt.format.close_tag
-            await writer.close_thought(lead)
-        elif closed_by != who:
-            await writer.close_thought("")
-        trace.answer = AnswerText(author=who)
-        writer.allow(self._request.routing.max_answer_tokens)
-        begun = self._clock()
-        shown = False
-        async with aclosing(self._answer_text(writer, trace.answer, closed_here=closed_by == who)) as texts:
-            async for text in texts:
-                visible = text if shown else text.lstrip()
-                if visible:
-                    shown = True
-                    self._note_first_text()
-                    yield Text(who, "answer", visible)
-        trace.answer_ms = (self._clock() - begun) * 1000
-
-    async def _answer_text(self, writer: Writer, answer: AnswerText, *, closed_here: bool) -> AsyncGenerator[str, None]:
-        """The answer's text as it may be shown: up to a stop string, the budget or the model's own end."""
-        guard = HoldBack(*self._request.stop)
-        fresh = guard.feed(self._splitter.after_close or "") if closed_here else ""
-        end: AnswerEnd | None = "stop_string" if guard.hit else None
-        while True:
-            if end in ("stop", "length"):
-                fresh += guard.flush()
-            answer.text += fresh
-            yield fresh
-            if end is not None:
-                answer.end = end
-                return
-            token = await writer.take(len(self._trace.steps))
-            if token.id >= 0:
-                answer.ids.append(token.id)
-            fresh = guard.feed(token.text)
-            if guard.hit:
-                end = "stop_string"
-            elif token.finish or len(answer.ids) >= self._request.routing.max_answer_tokens:
-                end = token.finish or "length"
-
-
-class Telling:
-    """How much of a step under way the idle model has been told."""
-
-    def __init__(self, step: Step, *, every_tokens: int) -> None:
-        """`every_tokens` 0: only the whole."""
-        self._step = step
-        self._every_tokens = every_tokens
-        self._tokens = self._characters = 0
-
-    @property
-    def is_due(self) -> bool:
-        return bool(self._every_tokens) and len(self._step.ids) - self._tokens >= self._every_tokens
-
-    def told(self, vocabulary: str) -> Passage:
-        """What is new in the step since this was last asked."""
-        text, ids = self._step.text[self._characters :], tuple(self._step.ids[self._tokens :])
-        self._characters, self._tokens = len(self._step.text), len(self._step.ids)
-        return Passage(text, ids, vocabulary)
-
-    def rest(self, writer: Writer, *, tag_alone: bool) -> Passage:
-        """The end of the step, without the closing tag, which every family encodes its own way.
-
-        `tag_alone`: the tag is tokens of its own, not part of one that says more.
-        """
-        passage = self.told(writer.facts.vocabulary)
-        if self._step.end != "closed":
-            return passage
-        body = passage.text.rpartition(writer.prompt.format.close_tag)[0]
-        close_ids, ids = writer.prompt.close_ids, passage.ids or ()
-        alone = tag_alone and ids[-len(close_ids) :] == close_ids
-        return replace(passage, text=body, ids=ids[: -len(close_ids)] if alone else None)
+        """Have the answer written by whom the request says."""
+        events = write_answer(
+            self._request, self._pair, self._trace, self._timing, after_close=self._splitter.after_close or ""
+        )
+        async with aclosing(events) as answer:
+            async for event in answer:
+                yield event

@@ -33,7 +33,10 @@ class Entropy:
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """The distribution of a step's first visible token as the small model saw it, and the token it drew."""
+    """The distribution of a step's first visible token as the small model saw it, and the token it drew.
+
+    `next_nats` are the entropies of the tokens after it, where a probe looked further.
+    """
 
     entropy_nats: float
     low_nats: float
@@ -42,6 +45,7 @@ class Glimpse:
     token_id: int
     token_text: str
     top: tuple[tuple[int, float], ...]
+    next_nats: tuple[float, ...] = ()
 
 
 def glimpse_of(token: Token, vocabulary_size: int) -> Glimpse:

@@ -15,22 +15,67 @@ import msgspec
 from glimprouter.config import Sampling, Side
 from glimprouter.errors import ConfigError
 from glimprouter.flow.glimpse import Glimpse
+from glimprouter.flow.prior import Prior
 
 TRACE_VERSION = 1
 
-StepEnd = Literal["boundary", "forced", "closed", "end_token", "budget", "context", "failed"]
+StepEnd = Literal[
+    "boundary", "forced", "closed", "end_token", "budget", "context", "failed", "tokens", "cue", "sentence"
+]
 """boundary: the splitter found it; forced: max_step_tokens; closed: the thought's closing tag; end_token: the model
-ended its turn inside the thought; budget: thinking tokens used up; context: a context full; failed: broken off."""
+ended its turn inside the thought; budget: thinking tokens used up; context: a context full; failed: broken off.
+tokens, cue, sentence: a piece of a step, written until so many tokens, a cue word or a sentence's end."""
+
+WITHIN_STEP: frozenset[StepEnd] = frozenset(("tokens", "cue", "sentence"))
+"""Ends of pieces that are not the end of a step."""
 
 ThoughtEnd = Literal["closed", "end_token", "thinking_budget", "context", "loop", "failed", "cancelled"]
 AnswerEnd = Literal["stop", "length", "stop_string", "failed", "cancelled"]
 
 
+class DraftRecord(msgspec.Struct, kw_only=True):
+    """A step written on trial. `text` and `ids` are empty where it was kept: they are the step's.
+
+    `mean_entropy_nats` and `perplexity` are of its tokens as its model drew them, None without log-probabilities.
+    """
+
+    author: Side
+    kept: bool = False
+    tokens: int
+    text: str = ""
+    ids: list[int] = []
+    end: StepEnd
+    mean_entropy_nats: float | None = None
+    perplexity: float | None = None
+    wall_ms: float = 0.0
+
+
+class Judgement(msgspec.Struct, kw_only=True):
+    """What was thought of drafts, and what it cost to ask. `drafts` are places among the step's drafts.
+
+    score: `value` is the likeliest grade from 0 to 9, `expected` its mean. choice: `value` is a place in `drafts`, -1
+    for none, `expected` the probability of that choice. reward: `value` from 0 to 1. `covered` is the probability of
+    all replies that were asked for, taken together.
+    """
+
+    kind: Literal["score", "choice", "reward"]
+    judge: str
+    drafts: list[int]
+    value: float
+    expected: float | None = None
+    covered: float | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+    wall_ms: float = 0.0
+
+
 class Step(msgspec.Struct, kw_only=True):
     """One step as written. `text` and `ids` agree: decoding the ids gives the text.
 
-    `wait_ms` runs from the end of the step before to this step's first token; `handover` says that a stream had to be
-    opened for it, by its author or by the model that glimpsed.
+    `wait_ms` runs from the end of the step before to this step's first token, `decide_ms` to the verdict; `handover`
+    says that a stream had to be opened for it, by its author or by a model that glimpsed or drafted. `drafts` and
+    `judgements` came before the verdict.
     """
 
     index: int
@@ -41,17 +86,26 @@ class Step(msgspec.Struct, kw_only=True):
     glimpse: Glimpse | None = None
     handover: bool = False
     wait_ms: float = 0.0
+    decide_ms: float = 0.0
     wall_ms: float = 0.0
     loop_cycle_steps: int = 0
+    drafts: list[DraftRecord] = []
+    judgements: list[Judgement] = []
 
     @property
     def tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def ends_within(self) -> bool:
+        """Whether this is a piece, and the step goes on in the next."""
+        return self.end in WITHIN_STEP
+
 
 class ModelUsage(msgspec.Struct, kw_only=True):
     """What one model did for an answer. `new_tokens` stand in it, `discarded_tokens` were drawn and thrown away.
 
+    `aside_calls` of the `calls` asked it to judge a draft; the `aside_tokens` it replied with stand nowhere.
     `warm_calls` read `warm_tokens` ahead while the model was idle; they are not counted in the other numbers.
     `accepted_tokens` of the `drafted_tokens` that its draft model proposed were right, as far as its engine tells.
     """
@@ -66,6 +120,8 @@ class ModelUsage(msgspec.Struct, kw_only=True):
     warm_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    aside_calls: int = 0
+    aside_tokens: int = 0
 
 
 class AnswerText(msgspec.Struct, kw_only=True):
@@ -76,8 +132,13 @@ class AnswerText(msgspec.Struct, kw_only=True):
 
 
 class Trace(msgspec.Struct, kw_only=True):
-    """Everything that happened for one answer. `router_close` is text the router set to close the thought;
-    `prompt_tokens` is the length of the prompt as the model that writes the answer reads it."""
+    """Everything that happened for one answer. `router_close` is text the router set to close the thought.
+    `prompt_tokens` is the length of the prompt as the model that writes the answer reads it.
+
+    `prior` is what the policy knew of earlier answers, where it keeps anything of them.
+    `reward` is what a reward model did for it. `attempts` are whole answers that were asked for on the way to this one
+    and do not stand in it; their cost is in `small`, `large` and `wall_ms`, their tokens among the discarded.
+    """
 
     version: int = TRACE_VERSION
     id: str
@@ -87,12 +148,16 @@ class Trace(msgspec.Struct, kw_only=True):
     sampling: Sampling
     messages: list[dict[str, str]]
     prompt_tokens: int = 0
+    prior: Prior | None = None
     small: ModelUsage
     large: ModelUsage
+    reward: ModelUsage | None = None
     steps: list[Step] = []
+    attempts: list[Trace] = []
     thought_end: ThoughtEnd = "failed"
     close_tag: str = "</think>"
     router_close: str = ""
+    splitter: str = "blank-line"
     answer: AnswerText | None = None
     error: str | None = None
     first_token_ms: float = 0.0
@@ -110,6 +175,16 @@ class Trace(msgspec.Struct, kw_only=True):
 
     def usage_of(self, who: Side) -> ModelUsage:
         return self.small if who == "small" else self.large
+
+    def whole_steps(self) -> tuple[list[str], str]:
+        """The texts of the steps, their pieces put together, and what is written so far of one under way."""
+        whole, rest = [], ""
+        for step in self.steps:
+            rest += step.text
+            if not step.ends_within:
+                whole.append(rest)
+                rest = ""
+        return whole, rest
 
     @property
     def thought(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -30,6 +30,29 @@ class Passage:
     text: str
     ids: tuple[int, ...] | None
     vocabulary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point in a writer's text, counted in its own ids, and how many tokens it might still draw there."""
+
+    tokens: int
+    tokens_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What a model is asked beside its writing: passages it reads first, then `ids`, to which a reply is begun.
+
+    `top`: how many log-probabilities of the reply are wanted.
+    """
+
+    passages: tuple[Passage, ...]
+    ids: tuple[int, ...]
+    top: int
+
+
+_GREEDY = Sampling(temperature=0.0, top_p=1.0)
 
 
 MOST_BLANK_TOKENS = 16
@@ -93,6 +116,8 @@ class Writer:
         self._best_pace_s = math.inf
         self._overtaken = self._pass_over = 0
         self._read_tokens = 0
+        self.attempt = 0
+        """Counts the drafts of a step: each is drawn from a seed of its own."""
 
     @property
     def is_open(self) -> bool:
@@ -166,18 +191,44 @@ class Writer:
             task.cancel()
         await asyncio.wait({task})
 
-    async def look(self, step_index: int) -> Glimpse:
-        """The distribution of the next visible token; what is read for it stays ahead, to be taken or thrown away."""
+    async def look(self, step_index: int, tokens: int = 1) -> Glimpse:
+        """The distribution of the next visible token, with the entropies of the `tokens` - 1 after it.
+
+        What is read for it stays ahead, to be taken or thrown away.
+        """
         await self._follow()
         for place in range(MOST_BLANK_TOKENS + 1):
             if place == len(self._ahead):
                 self._ahead.append(await self._draw(step_index))
             token = self._ahead[place]
             if token.id >= 0 and (not token.text.isspace() or place == MOST_BLANK_TOKENS):
-                return glimpse_of(token, self.facts.vocabulary_size)
+                glimpse = glimpse_of(token, self.facts.vocabulary_size)
+                further = await self._look_further(step_index, place, tokens - 1) if tokens > 1 else ()
+                return replace(glimpse, next_nats=further) if further else glimpse
             if token.finish is not None:
                 return _certain(token)
         raise AssertionError("unreachable")
+
+    async def _look_further(self, step_index: int, place: int, count: int) -> tuple[float, ...]:
+        """Entropies (nats) of `count` tokens after the one at `place`; fewer where paragraph or thought end."""
+        seen: list[float] = []
+        ends = ("\n\n", self.prompt.format.close_tag)
+        while len(seen) < count:
+            before = self._ahead[place]
+            if before.finish is not None or any(end in before.text for end in ends):
+                break
+            place += 1
+            token = await self.peek(place, step_index)
+            if token.id < 0 or not token.top:
+                break
+            seen.append(glimpse_of(token, self.facts.vocabulary_size).entropy_nats)
+        return tuple(seen)
+
+    async def peek(self, place: int, step_index: int) -> Token:
+        """A token to come, 0 being the next; it stays ahead, to be taken or thrown away."""
+        while len(self._ahead) <= place:
+            self._ahead.append(await self._draw(step_index))
+        return self._ahead[place]
 
     async def take(self, step_index: int) -> Token:
         """The next token, now part of this writer's text."""
@@ -192,6 +243,65 @@ class Writer:
         if token.finish is not None:
             await self.stop()
         return token
+
+    async def here(self) -> Place:
+        """Where this writer stands, everything heard taken over: a place to go back to."""
+        await self._follow()
+        return Place(len(self._ids), self._tokens_left)
+
+    async def go_back(self, place: Place) -> None:
+        """Throw away what was taken since, and go on from there."""
+        await self.stop()
+        self.forget(place)
+
+    def forget(self, place: Place) -> None:
+        """What was taken since counts as discarded and is no more part of this writer's text."""
+        thrown = len(self._ids) - place.tokens
+        del self._ids[place.tokens :]
+        self._read_tokens = min(self._read_tokens, place.tokens)
+        self._tokens_left = place.tokens_left
+        self.usage.new_tokens -= thrown
+        self.usage.discarded_tokens += thrown
+
+    def retake(self, ids: Sequence[int]) -> None:
+        """Take tokens of this writer's own that were thrown away, after all."""
+        self._ids += ids
+        self._tokens_left -= len(ids)
+        self.usage.new_tokens += len(ids)
+        self.usage.discarded_tokens -= len(ids)
+
+    async def reply(self, aside: Aside, *, place: Place | None, call: Usage) -> Token | None:
+        """The likeliest first token of a reply to something asked aside: nothing of it becomes this writer's text.
+
+        `place`: ask as from there. None where the context has no room left for it.
+        """
+        await self._follow()
+        await self.stop()
+        ids = self._ids[: place.tokens] if place else self._ids.copy()
+        self._read_tokens = len(ids)
+        for passage in aside.passages:
+            ids += await self._ids_of(passage)
+        ids += aside.ids
+        if len(ids) >= self.facts.context_tokens:
+            return None
+        self._traffic.calls += 1
+        try:
+            async with self._engine.generate(
+                ids, _GREEDY, max_tokens=1, top=min(aside.top, self.facts.most_top), usage=call, session=self._session
+            ) as tokens:
+                # To its end: a stream that is left early costs a connection.
+                drawn = [token async for token in tokens]
+        finally:
+            self._traffic.calls -= 1
+            self.usage.calls += call.requests
+            self.usage.prompt_tokens += call.prompt_tokens
+            self.usage.cached_tokens += call.cached_tokens
+            self.usage.aside_calls += 1
+            self.usage.aside_tokens += call.generated_tokens
+        return drawn[0] if drawn and drawn[0].id >= 0 else None
+
+    async def _ids_of(self, passage: Passage) -> Sequence[int]:
+        return passage.ids or () if self._shares_ids_with(passage) else await self._engine.encode(passage.text)
 
     async def stop(self) -> None:
         """Close the stream; the engine stops at once. Tokens nobody took count as discarded."""
@@ -268,7 +378,7 @@ class Writer:
             ) from None
 
     async def _open(self, step_index: int) -> AsyncIterator[Token]:
-        sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side))
+        sampling = replace(self._sampling, seed=derived_seed(self._sampling.seed, step_index, self.side, self.attempt))
         self._call, self._taken_of_call = Usage(), 0
         self._context = self._engine.generate(
             self._ids,
@@ -295,9 +405,10 @@ class Writer:
         self._tokens_left = max(1, min(tokens, self.facts.context_tokens - len(self._ids)))
 
 
-def derived_seed(seed: int, step_index: int, side: Side) -> int:
-    """A seed of its own for each step and side of an answer, the same for the same answer seed."""
-    return int.from_bytes(blake2b(f"{seed}/{step_index}/{side}".encode(), digest_size=4).digest(), "big")
+def derived_seed(seed: int, step_index: int, side: Side, attempt: int = 0) -> int:
+    """A seed of its own for each step, side and attempt of an answer, the same for the same answer seed."""
+    drawn = f"{seed}/{step_index}/{side}" + (f"/{attempt}" if attempt else "")
+    return int.from_bytes(blake2b(drawn.encode(), digest_size=4).digest(), "big")
 
 
 class WriterPair(AsyncExitStack):

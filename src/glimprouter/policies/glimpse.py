@@ -6,22 +6,28 @@ from dataclasses import dataclass
 
 from glimprouter.config import SIDES
 from glimprouter.flow.moves import Plan, Write, probe
+from glimprouter.flow.signals import ENTROPY, Signal
 from glimprouter.flow.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class GlimpsePolicy:
-    """Large where H_init > threshold (strictly, as published), and out of a loop; small elsewhere."""
+    """Large where H_init > threshold (strictly, as published), and out of a loop; small elsewhere.
 
-    threshold_nats: float
+    Another signal may stand in for H_init; the threshold is then in its unit.
+    """
+
+    threshold: float
+    signal: Signal = ENTROPY
 
     authors = SIDES
 
     def plan(self, trace: Trace) -> Plan:
         if trace.steps and trace.steps[-1].loop_cycle_steps:
             return Write("large")
-        glimpse = yield from probe("small")
-        return Write("large" if glimpse.entropy_nats > self.threshold_nats else "small")
+        glimpse = yield from probe("small", self.signal.tokens)
+        return Write("large" if self.signal.measure(glimpse) > self.threshold else "small")
 
     def describe(self) -> str:
-        return f"glimpse(threshold={self.threshold_nats:g})"
+        signal = "" if self.signal is ENTROPY else f", {self.signal.name}"
+        return f"glimpse(threshold={self.threshold:g}{signal})"

@@ -119,6 +119,7 @@ class Dialect:
     (`render`) or into ids (`encode_chat`), or neither. `most_top` is how many log-probabilities a token may carry.
     `headers` go with every call of an answer, made from its id. `is_context_error` tells whether the kind
     and the words of a refusal say that the prompt is too long. The body of `prefill` is made of ids and session.
+    `spare_connection`: it minds no connection on which nothing is asked yet.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Dialect:
     headers: Callable[[str], Mapping[str, str]] = lambda answer: {"X-Session-ID": answer}
     is_context_error: Callable[[str, str], bool] = lambda kind, said: False  # noqa: ARG005
     takes_ids: bool = True
+    spare_connection: bool = True
     warnings: tuple[str, ...] = ()
 
 

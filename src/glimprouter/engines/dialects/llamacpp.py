@@ -281,6 +281,7 @@ LLAMACPP = Dialect(
     model_info=_llamacpp_info,
     is_context_error=lambda kind, said: kind == "exceed_context_size_error",  # noqa: ARG005
     most_top=1000,
+    spare_connection=False,  # a connection that waits takes a thread of the server's pool
 )
 
 SPECULATING = replace(

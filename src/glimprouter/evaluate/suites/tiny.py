@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Split = Literal["train", "calibrate", "report"]
+from glimprouter.evaluate.suites.suite import Problem, Split
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
@@ -34,17 +34,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 _SEED_BASE: dict[str, int] = {"train": 0, "calibrate": 1_000_000_000, "report": 2_000_000_000}
 _EQUATION = re.compile(r"(-?\d+) = (-?\d+) ([-+*/]) (-?\d+)(?: \* (\d+))?\.")
 _LEGS = re.compile(r"(-?\d+) legs on (\d+) ([a-z ]+), (\d+) each\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One question with its gold answer; `metadata` is reasoning-gym's own entry, which its scorer wants back."""
-
-    id: str
-    family: str
-    question: str
-    answer: str
-    entry: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +107,22 @@ def step_is_right(step: str) -> bool | None:
         value, count, animal, each = match.groups()
         return int(value) == int(count) * int(each) and _legs_of(animal) in (None, int(each))
     return None
+
+
+def step_follows(problem: Problem, thought: Sequence[str], step: str) -> bool:
+    """Whether a step is the one that our solver writes next, after as much of its way as the thought has gone.
+
+    The pair was trained on the solver's thoughts, which are the only way it knows. "Wait," before a step is no fault.
+    """
+    way = [solved.text for solved in solve(problem).steps]
+    done = 0
+    for text in thought:
+        done += done < len(way) and _bare(text) == way[done]
+    return done < len(way) and _bare(step) == way[done]
+
+
+def _bare(step: str) -> str:
+    return step.partition("</think>")[0].strip().removeprefix("Wait,").strip()
 
 
 def _legs_of(plural: str) -> int | None:

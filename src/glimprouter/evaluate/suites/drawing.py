@@ -6,7 +6,8 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 
 from glimprouter.errors import ConfigError
-from glimprouter.evaluate.suites.tiny import FAMILIES, Problem, Split, problems
+from glimprouter.evaluate.suites.suite import Problem, Split
+from glimprouter.evaluate.suites.tiny import FAMILIES, problems
 
 PATIENCE = 500
 """So many questions in a row that were all seen before: the family has no more in this split."""

@@ -6,6 +6,7 @@ import re
 
 _STATED = re.compile(r"(?:final answer|answer)\s*(?:is|[:=])\s*(.+)", re.IGNORECASE)
 _BOXED = "\\boxed{"
+_JOINED = re.compile(r"[\s$]*(?:[,;]\s*)?(?:[,;]|and|or)[\s$]*")
 
 
 def extract(answer: str) -> str | None:
@@ -13,8 +14,8 @@ def extract(answer: str) -> str | None:
 
     None for an empty text, and for one of several lines that states nothing.
     """
-    if (boxed := _last_boxed(answer)) is not None:
-        return boxed or None
+    if (content := boxed(answer)) is not None:
+        return content or None
     lines = [line for line in answer.splitlines() if line.strip()]
     if not lines:
         return None
@@ -23,17 +24,33 @@ def extract(answer: str) -> str | None:
     return (_bare(lines[0]) or None) if len(lines) == 1 else None
 
 
-def _last_boxed(text: str) -> str | None:
-    """The content of the last \\boxed{}, empty where it is not closed; None without one."""
+def boxed(text: str) -> str | None:
+    """The content of the last \\boxed{}, empty where it is not closed; None without one.
+
+    Boxes that only commas or "and" stand between are one answer of several parts.
+    """
     place = text.rfind(_BOXED)
     if place < 0:
         return None
+    content, _ = _content(text, place)
+    parts = [content]
+    while content and (earlier := text.rfind(_BOXED, 0, place)) >= 0:
+        before, end = _content(text, earlier)
+        if not before or end > place or not _JOINED.fullmatch(text[end:place]):
+            break
+        parts.insert(0, before)
+        place = earlier
+    return ", ".join(dict.fromkeys(parts))
+
+
+def _content(text: str, place: int) -> tuple[str, int]:
+    """What stands in the box at a place, and where the box ends."""
     start, depth = place + len(_BOXED), 1
     for offset, character in enumerate(text[start:], start):
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            return _bare(text[start:offset])
-    return ""
+            return _bare(text[start:offset]), offset + 1
+    return "", len(text)
 
 
 def _bare(text: str) -> str:
