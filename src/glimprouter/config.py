@@ -202,6 +202,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(message, field="config") from error
     except ValueError as error:  # bad TOML, bad UTF-8, a number of thousands of digits
         raise ConfigError(f"--config {path}: not valid TOML ({error})", field="config") from error
+    table.pop("gateway", None)  # read by gateway/settings.py
     return from_table(Config, table, where=str(path))
 
 

@@ -149,6 +149,7 @@ class Router:
             answer_by=request.routing.answer_by,
             sampling=request.sampling,
             messages=list(request.messages),
+            prompt_tokens=len(prompts[request.routing.answer_by].ids),
             small=ModelUsage(model=prompts["small"].facts.model),
             large=ModelUsage(model=prompts["large"].facts.model),
             close_tag=prompts["small"].format.close_tag,

@@ -16,6 +16,7 @@ VERBS = {
     "calibrate": "Find the threshold of a pair, from prompts of your own.",
     "doctor": "Check two models before use: can they work together, and how well.",
     "evaluate": "Compare policies on questions with known answers.",
+    "serve": "An OpenAI-compatible endpoint in front of the two models.",
     "trace": "Show and summarise recorded answers.",
 }
 

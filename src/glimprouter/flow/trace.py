@@ -133,6 +133,7 @@ class AnswerText(msgspec.Struct, kw_only=True):
 
 class Trace(msgspec.Struct, kw_only=True):
     """Everything that happened for one answer. `router_close` is text the router set to close the thought.
+    `prompt_tokens` is the length of the prompt as the model that writes the answer reads it.
 
     `prior` is what the policy knew of earlier answers, where it keeps anything of them.
     `reward` is what a reward model did for it. `attempts` are whole answers that were asked for on the way to this one
@@ -146,6 +147,7 @@ class Trace(msgspec.Struct, kw_only=True):
     answer_by: Side
     sampling: Sampling
     messages: list[dict[str, str]]
+    prompt_tokens: int = 0
     prior: Prior | None = None
     small: ModelUsage
     large: ModelUsage

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint over the library's `Router`. Read `app.py` first; `glimprouter serve` starts it."""
