@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from glimprouter.flow.answer import Event, Finished, StepFinished, Text
+from glimprouter.flow.answer import Event, Finished, Started, StepFinished, Text
 from glimprouter.flow.request import Request
 from glimprouter.flow.trace import Trace
 from glimprouter.gateway.errors import ApiError
@@ -18,7 +18,7 @@ from glimprouter.gateway.reply import Form, error_event, evidence_headers, evide
 from glimprouter.gateway.wire import Asked
 from glimprouter.router import Router
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Pairs = list[tuple[bytes, bytes]]
 
 
@@ -32,7 +32,7 @@ async def within(router: Router, request: Request, max_tokens: int | None) -> As
                 continue
             yield event
             ended = isinstance(event, StepFinished) or (isinstance(event, Text) and event.part == "answer")
-            if not ended and trace is None and hasattr(event, "trace"):
+            if isinstance(event, Started):
                 trace = event.trace
             if ended and trace is not None and written_tokens(trace) >= max_tokens:
                 break
@@ -105,7 +105,7 @@ async def write_answer(
                     on_step(event)
                     if beat is not None and asked.trace:
                         await beat.send(form.extension({"step": msgspec.to_builtins(event.step)}))
-                elif not isinstance(event, Finished) and hasattr(event, "trace"):
+                elif isinstance(event, Started):
                     trace = event.trace
     finally:
         if beat is not None:

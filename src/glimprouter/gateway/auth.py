@@ -85,7 +85,7 @@ class Clients:
         self.keys = dict(keys)
         kept = before.clients if before is not None else {}
         old = before.keys if before is not None else {}
-        self.clients = {
+        self.clients: dict[str, Client] = {
             name: kept[name] if old.get(name) == key else Client(name, key) for name, key in self.keys.items()
         }
         self._digests = [(name, bytes.fromhex(key.sha256)) for name, key in self.keys.items()]

@@ -44,6 +44,7 @@ async def serve(path: Path | None, settings: Settings) -> None:
         sockets.append(_bound(limits.admin_host, limits.admin_port, "admin_port"))
     async with open_pair(
         config.small, config.large, names=config.models, parallel=limits.local_parallel,
+        reward=config.reward,
         speculate=config.speculate, routing=config.routing,
     ) as pair:  # fmt: skip
         gateway = Gateway(settings, pair)

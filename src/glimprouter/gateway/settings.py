@@ -45,14 +45,12 @@ class GatewaySettings:
     port: int = 8000
     admin_host: str = "127.0.0.1"
     admin_port: int = 9100
-    playground: Literal["auto", "on", "off"] = "auto"
     open: bool = False
     reasoning: Literal["both", "reasoning_content", "reasoning", "inline"] = "both"
     local_parallel: int = 4
     max_body_bytes: int = 4_000_000
     max_depth: int = 32
     body_timeout_s: float = 10.0
-    header_timeout_s: float = 10.0
     max_in_flight: int = 64
     max_queue: int = 64
     queue_timeout_s: float = 30.0
@@ -68,7 +66,7 @@ class GatewaySettings:
             _at_least(name, getattr(self, name), 1)
         for name in ("max_queue", "queue_timeout_s", "drain_s"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("body_timeout_s", "header_timeout_s", "answer_timeout_s", "heartbeat_s"):
+        for name in ("body_timeout_s", "answer_timeout_s", "heartbeat_s"):
             _at_least(name, getattr(self, name), 0.05)
         if not self.keys and not self.open and not is_loopback(self.host):
             raise ConfigError(
@@ -76,10 +74,6 @@ class GatewaySettings:
                 "set open = true to serve everybody",
                 field="host",
             )
-
-    @property
-    def shows_playground(self) -> bool:
-        return self.playground == "on" or (self.playground == "auto" and is_loopback(self.host))
 
 
 @dataclass(frozen=True, slots=True)
