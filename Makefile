@@ -99,7 +99,7 @@ compile = .venv-lock/bin/uv pip compile --no-config --quiet --no-header --univer
 lock: .venv-lock/.locked
 	$(compile) --generate-hashes pyproject.toml requirements/ask.in -o requirements/ask.lock
 	$(compile) --generate-hashes pyproject.toml requirements/ask.in -o requirements/test.lock \
-	  --extra eval --group test -c requirements/ask.lock $(foreach p,reasoning-gym pycosat cellpylib zss,--no-emit-package $(p))
+	  --extra eval --extra gateway --group test -c requirements/ask.lock $(foreach p,reasoning-gym pycosat cellpylib zss,--no-emit-package $(p))
 	$(compile) --generate-hashes --no-deps requirements/gym.in -o requirements/gym.lock
 	$(compile) pyproject.toml requirements/lab.in --extra eval -o requirements/lab.lock
 	@sed -n 's/^# \(torch==\)/\1/p' requirements/lab.in >requirements/lab.tmp

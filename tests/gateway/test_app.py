@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from hashlib import sha256
 from typing import Any
 
@@ -35,7 +35,7 @@ class Asked:
     """One request to the application and what came back. `hang_up` is set to leave."""
 
     def __init__(self, app: Gateway, body: bytes, *, path: str, headers: dict[str, str]) -> None:
-        self.status, self.headers, self.parts = 0, {}, list[bytes]()
+        self.status, self.headers, self.parts = 0, dict[str, str](), list[bytes]()
         self.hang_up = asyncio.Event()
         self._app, self._sent = app, False
         self._body = body
@@ -56,7 +56,7 @@ class Asked:
         await self.hang_up.wait()
         return {"type": "http.disconnect"}
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
