@@ -118,10 +118,7 @@ class Form:
     def ending(self, trace: Trace, extension: dict[str, Any]) -> bytes:
         """The last chunks: why it ended, what was used, and that nothing follows."""
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason(trace)}
-        if self._chat:
-            choice["delta"] = {}
-        else:
-            choice["text"] = ""
+        choice["delta" if self._chat else "text"] = {} if self._chat else ""
         last = {**self._fields, "object": self._chunk_kind, "choices": [choice], "glimprouter": extension}
         chunks = [last | ({"usage": None} if self._wants_usage else {})]
         if self._wants_usage:
