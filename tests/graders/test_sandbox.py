@@ -1,6 +1,7 @@
 """What a program in the sandbox may not do, it cannot: each attempt ends at its limit, and the next program runs."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -172,3 +173,9 @@ def test_other_systems_are_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ConfigError, match="needs Linux, this is darwin"):
         require()
+
+
+def test_the_memory_of_a_process_that_has_ended_is_none() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert list(sandbox.resident_bytes(ended.pid)) == []

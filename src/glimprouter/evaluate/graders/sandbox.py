@@ -236,9 +236,13 @@ class _Watched:
 
 def resident_bytes(pid: int) -> Iterator[int]:
     """Resident memory of all processes below this one, itself left out; those that end meanwhile are passed over."""
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in tasks:
         try:
-            children = tasks.read_text(encoding="ascii").split()
+            children = Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii").split()
         except OSError:
             continue
         for child in children:
