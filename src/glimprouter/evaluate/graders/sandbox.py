@@ -237,12 +237,12 @@ class _Watched:
 def resident_bytes(pid: int) -> Iterator[int]:
     """Resident memory of all processes below this one, itself left out; those that end meanwhile are passed over."""
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return
     for task in tasks:
         try:
-            children = Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii").split()
+            children = (task / "children").read_text(encoding="ascii").split()
         except OSError:
             continue
         for child in children:
