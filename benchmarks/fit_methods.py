@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.collecting import Collect
 from glimprouter.config import Routing, Sampling
-from glimprouter.evaluate.collecting import Collect
 from glimprouter.evaluate.cues import profile
 from glimprouter.evaluate.suites.drawing import draw
 from glimprouter.flow.engine import Token, Usage

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.collecting import Collect
 from benchmarks.report import save, table
 from glimprouter.config import Routing, Sampling
-from glimprouter.evaluate.collecting import Collect
 from glimprouter.evaluate.suites.drawing import draw
 from glimprouter.evaluate.suites.suite import Problem
 from glimprouter.evaluate.suites.tiny import solve, step_follows
