@@ -11,28 +11,12 @@ import pytest
 pytest.importorskip("reasoning_gym")
 
 from glimprouter.cli import evaluate, evaluate_run
-from glimprouter.cli.main import main
 from glimprouter.config import Config
 from glimprouter.evaluate.profiles import read_profiles
 from glimprouter.pair import Pair
 from tests.evaluate.test_report import CLOSING
+from tests.evaluate.typed import run, scripted_pair  # noqa: F401 - a fixture
 from tests.evaluate.world import engines
-
-
-@pytest.fixture(autouse=True)
-def scripted_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    @asynccontextmanager
-    async def open_pair(*args: Any, **kwargs: Any) -> AsyncIterator[Pair]:
-        small, large = engines()
-        yield Pair(small, large, 0.9)
-
-    monkeypatch.setattr(evaluate_run, "open_pair", open_pair)
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["evaluate", *arguments])
-    return int(ended.value.code or 0)
 
 
 def test_run_prints_tables_and_ends_with_the_closing_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

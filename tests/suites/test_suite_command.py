@@ -1,35 +1,13 @@
 """`glimprouter evaluate NAME --data FILE` from the command line to graded lines; engines are scripted."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("math_verify")
 
-from glimprouter.cli import evaluate_run
-from glimprouter.cli.main import main
-from glimprouter.pair import Pair
-from tests.evaluate.world import engines
-
-
-@pytest.fixture(autouse=True)
-def scripted_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    @asynccontextmanager
-    async def open_pair(*args: Any, **kwargs: Any) -> AsyncIterator[Pair]:
-        small, large = engines()
-        yield Pair(small, large, 0.9)
-
-    monkeypatch.setattr(evaluate_run, "open_pair", open_pair)
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["evaluate", *arguments])
-    return int(ended.value.code or 0)
+from tests.evaluate.typed import run, scripted_pair  # noqa: F401 - a fixture
 
 
 def test_a_published_suite_is_asked_and_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
